@@ -1,0 +1,28 @@
+#pragma once
+
+#include "kernels/tensor.h"
+
+namespace chaski {
+
+// A target that does not count.
+inline constexpr std::int32_t kIgnoredTarget = -1;
+
+// The language-model head and its loss in one: logits = hidden · weightᵀ exist for `chunk` tokens at
+// a time only (workspace chunk · V).
+//   hidden [T, H], weight [V, H], targets [T] i32 (kIgnoredTarget: no loss, no gradient)
+//   losses [T]: negative log likelihood in nats, 0 where ignored
+struct HeadLoss {
+  Tensor hidden;
+  Tensor weight;
+  Tensor targets;
+  Tensor losses;
+  std::int64_t chunk = 512;
+};
+void head_loss_forward(const HeadLoss& head);
+// Forward and backward in the same pass, so that logits are computed once: dhidden [T, H] is
+// overwritten, dweight [V, H] is accumulated to (empty: frozen). Gradients are those of
+// scale · Σ losses.
+void head_loss_forward_backward(const HeadLoss& head, float scale, const Tensor& dhidden,
+                                const Tensor& dweight);
+
+}  // namespace chaski

@@ -1,0 +1,140 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/tensor.h"
+
+namespace chaski {
+
+enum class Backend { cpu, cuda };
+
+// What memory is for. Every allocation names one, so that use can be reported and asserted exactly.
+enum class MemoryCategory {
+  weights,
+  gradients,
+  optimizer,
+  activations,
+  workspace,
+  communication,
+};
+inline constexpr int kNumMemoryCategories = 6;
+const char* name_of(MemoryCategory category);
+
+struct MemoryUsage {
+  std::array<std::int64_t, kNumMemoryCategories> current_bytes{};
+  std::array<std::int64_t, kNumMemoryCategories> peak_bytes{};
+
+  std::int64_t current(MemoryCategory category) const {
+    return current_bytes[static_cast<int>(category)];
+  }
+  std::int64_t peak(MemoryCategory category) const {
+    return peak_bytes[static_cast<int>(category)];
+  }
+  std::int64_t total_current() const;
+};
+
+// Owns memory of a device; gives it back when destroyed. Movable only.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer();
+
+  bool empty() const { return tensor_.empty(); }
+  const Tensor& tensor() const { return tensor_; }
+  void release();
+
+ private:
+  friend class Device;
+  Buffer(Tensor tensor, std::int64_t bytes, MemoryCategory category)
+      : tensor_(tensor), bytes_(bytes), category_(category) {}
+
+  Tensor tensor_;
+  std::int64_t bytes_ = 0;  // as charged to the category: rounded up to the alignment
+  MemoryCategory category_ = MemoryCategory::workspace;
+};
+
+// Temporary tensors in stack order. Grows while the first step runs, then never again: when the
+// outermost frame closes, the blocks taken so far are merged into one of the largest size that was
+// in use at a time.
+class Workspace {
+ public:
+  class Frame {
+   public:
+    explicit Frame(Device& device);
+    ~Frame();
+    Frame(const Frame&) = delete;
+    Frame& operator=(const Frame&) = delete;
+    // Not zeroed. Valid until the frame ends.
+    Tensor tensor(DType dtype, Shape shape);
+    Tensor f32(Shape shape) { return tensor(DType::f32, shape); }
+
+   private:
+    Workspace& workspace_;
+    std::size_t block_;
+    std::int64_t offset_;
+    std::int64_t used_;
+  };
+
+ private:
+  friend class Device;
+  explicit Workspace(Device& device) : device_(device) {}
+  void* take(std::int64_t bytes);
+  void merge_blocks();
+
+  Device& device_;
+  std::vector<Buffer> blocks_;
+  std::size_t block_ = 0;
+  std::int64_t offset_ = 0;
+  std::int64_t used_ = 0;          // bytes of the open frames' tensors
+  std::int64_t largest_used_ = 0;  // the most that this ever was
+  int open_frames_ = 0;
+};
+
+// Where tensors live and work is queued. Not thread-safe: one thread drives a device.
+class Device {
+ public:
+  // A CPU device whose ops use `num_threads` OpenMP threads (0: all cores this process may use).
+  static std::unique_ptr<Device> create_cpu(int num_threads = 0);
+  // Throws std::invalid_argument where the program was built without CUDA or no GPU is present.
+  static std::unique_ptr<Device> create_cuda(int ordinal);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  Backend backend() const { return backend_; }
+  int num_threads() const { return num_threads_; }
+
+  // Zeroed memory, aligned to kAlignment bytes. Throws std::runtime_error naming the category, the
+  // size and what is in use when there is not enough.
+  Buffer allocate(DType dtype, Shape shape, MemoryCategory category);
+  const MemoryUsage& memory() const { return memory_; }
+  // How often allocate() ran: constant after the first step.
+  std::int64_t num_allocations() const { return num_allocations_; }
+
+  Workspace& workspace() { return workspace_; }
+  // Waits until everything queued is done (a no-op on the CPU).
+  void synchronize();
+
+  static constexpr std::int64_t kAlignment = 64;
+
+ private:
+  friend class Buffer;
+  Device(Backend backend, int num_threads);
+  void free(void* data, std::int64_t bytes, MemoryCategory category);
+
+  Backend backend_;
+  int num_threads_;
+  MemoryUsage memory_;
+  std::int64_t num_allocations_ = 0;
+  Workspace workspace_;
+};
+
+}  // namespace chaski

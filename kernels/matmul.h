@@ -1,0 +1,45 @@
+#pragma once
+
+#include "kernels/tensor.h"
+
+namespace chaski {
+
+// A row-major matrix whose rows may lie apart: a Tensor seen as [rows, cols], or a block of its
+// columns (e.g. the query part of a fused query-key-value product).
+struct Matrix {
+  Tensor tensor;        // element (0, 0) is at tensor data + offset
+  std::int64_t offset;  // elements
+  std::int64_t rows;
+  std::int64_t cols;
+  std::int64_t stride;  // elements between rows, >= cols
+
+  // All of `tensor`: the last dimension gives the columns, the others the rows.
+  Matrix(const Tensor& tensor);  // NOLINT: implicit on purpose
+  // Columns [begin, begin + count) of this matrix.
+  Matrix columns(std::int64_t begin, std::int64_t count) const;
+  float* f32() const { return tensor.f32() + offset; }
+};
+
+enum class Transpose { no, yes };
+enum class Accumulate { no, yes };
+
+// out = op(a) · op(b), or out += op(a) · op(b) with Accumulate::yes. op(a) is [M, K], op(b) is
+// [K, N], out is [M, N]. fp32 on the CPU, through oneDNN with one cached primitive per shape (the
+// cache is per thread count and process-wide; after the first call of a shape nothing is
+// allocated). Products of one row (a decoding step) take a path bound by reading b once.
+// Throws std::invalid_argument when the shapes do not fit.
+void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose transpose_b,
+            const Matrix& out, Accumulate accumulate = Accumulate::no);
+
+// y = x · Wᵀ: x [T, in], weight [out, in], y [T, out].
+void linear_forward(const Matrix& x, const Matrix& weight, const Matrix& y);
+// dx = dy · W  (or += with accumulate).
+void linear_backward_input(const Matrix& dy, const Matrix& weight, const Matrix& dx,
+                           Accumulate accumulate = Accumulate::no);
+// dW += dyᵀ · x.
+void linear_backward_weight(const Matrix& dy, const Matrix& x, const Matrix& dweight);
+
+// Name and version of the GEMM library of this build, e.g. "oneDNN 2.6.3".
+const char* gemm_library();
+
+}  // namespace chaski

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/tensor.h"
+
+namespace chaski {
+
+// Fills table [max_positions, head_dim] with cos (first half of a row) and sin (second half) of
+// position · theta^(-2i/head_dim), i = 0 … head_dim/2 - 1. Computed in double.
+void rotary_table(double theta, const Tensor& table);
+
+// Rotates the query and key heads of qkv [T, qkv_size] in place, half-split as in Hugging Face:
+// (x_i, x_{i+d/2}) -> (x_i cos - x_{i+d/2} sin, x_{i+d/2} cos + x_i sin). positions [T] i32, or
+// empty: token t is at position first_position + t mod shape.sequence_length.
+void rotary_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
+                    std::int64_t first_position, const Tensor& table);
+// The inverse rotation, in place, of the gradient.
+void rotary_backward(const AttentionShape& shape, const Tensor& dqkv, const Tensor& positions,
+                     const Tensor& table);
+
+}  // namespace chaski

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs every test but those that need a GPU.
+#   scripts/test.sh                 all of them
+#   scripts/test.sh -L unit         arguments are ctest's: here, only the tests labelled unit
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/setup.sh --text
+# shellcheck source=scripts/env.sh
+. scripts/env.sh
+
+cmake --preset release
+cmake --build --preset release
+
+# Tests run beside each other, so each is given one thread unless it asks for more itself (or is
+# registered with PROCESSORS); threads that wait give up their core.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+ctest --preset release --label-exclude cuda --no-tests=error --parallel "$(nproc)" "$@"

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fault/checkpoint_metadata.h"
+#include "fault/file_system.h"
+#include "model/parameter.h"
+#include "optim/optimizer.h"
+
+namespace chaski {
+
+struct CheckpointWriterOptions {
+  std::int64_t keep = 3;        // the newest that stay; 0: all
+  std::int64_t keep_every = 0;  // checkpoints whose step is a multiple stay for ever; 0: none
+  bool async = true;            // write in a thread of its own, from a snapshot
+  int copy_threads = 0;         // that take the snapshot; 0: all cores this process may use
+  // Every pipeline stage's first replica writes one shard into a directory that all of them see.
+  // Shard 0 commits the checkpoint when the others have been written.
+  int shard = 0;
+  int num_shards = 1;
+  double shard_timeout_seconds = 600.0;
+};
+
+struct SaveReport {
+  std::int64_t step = 0;
+  std::string path;          // of the finished checkpoint
+  std::uint64_t bytes = 0;   // of this process's shard
+  double stall_seconds = 0;  // for which save() held up the caller, the next two included
+  double wait_seconds = 0;   // of these: for the save before to finish
+  double copy_seconds = 0;   // of these: for the snapshot
+  double total_seconds = 0;  // from the call of save() to durable
+};
+
+// Saves checkpoints into a directory (`<output>/checkpoints`), at most one at a time. A save that
+// fails leaves older checkpoints and `latest` as they were; its error is thrown by the next save()
+// or wait(). Memory: one copy of the saved tensors when async (kept for the next save), else none.
+// One thread uses the object.
+class CheckpointWriter {
+ public:
+  // Creates the directory. Throws std::runtime_error naming the path when that fails.
+  explicit CheckpointWriter(const std::string& directory,
+                            const CheckpointWriterOptions& options = {},
+                            FileSystem& files = posix_file_system());
+  ~CheckpointWriter();  // waits; an error is lost: call wait() first
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+
+  // Saves the values of `weights` and the optimizer's state (may be empty). Waits for the save
+  // before, takes the snapshot, returns; the tensors may change from then on. When not async,
+  // returns when the checkpoint is durable. Throws std::runtime_error naming the path, the reason
+  // and the free space when the save before (or, not async, this one) failed.
+  void save(const CheckpointMetadata& metadata, const ParameterSet& weights,
+            const std::vector<NamedTensor>& optimizer);
+  // Returns when no save is in flight; throws as save() does.
+  void wait();
+  bool busy() const;
+  // The saves that finished well since the last call, oldest first.
+  std::vector<SaveReport> take_reports();
+  // Host memory of the snapshot, in bytes.
+  std::int64_t snapshot_bytes() const;
+
+ private:
+  struct Implementation;
+  std::unique_ptr<Implementation> implementation_;
+};
+
+// Host memory that a CheckpointWriter's snapshot of these tensors takes.
+std::int64_t snapshot_bytes_of(const ParameterSet& weights,
+                               const std::vector<NamedTensor>& optimizer);
+
+}  // namespace chaski

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/parameter.h"
+#include "model/stage.h"
+#include "parallel/communicator.h"
+
+namespace chaski {
+
+struct GradientReducerOptions {
+  // A bucket is sent when its gradients are ready. Smaller for small models, so that there are at
+  // least min_buckets; larger where there would be more than kMaxBuckets.
+  std::int64_t bucket_bytes = 16 << 20;
+  int min_buckets = 4;
+};
+
+// Sums a stage's gradients over the processes that host its replicas, while the backward pass still
+// runs: give it to the last micro-batch as its GradientListener. In place, on the gradient buffer.
+// The sum of an element is taken in ascending order of ranks by one process and sent to the others:
+// the same bits everywhere and in every run.
+class GradientReducer : public GradientListener {
+ public:
+  static constexpr int kMaxBuckets = 256;
+
+  // `ranks`: as Roster::ranks_of_stage, this process among them. `stage` keeps the messages of
+  // different stages apart. With one rank nothing is ever sent.
+  GradientReducer(Communicator& communicator, std::vector<int> ranks, int stage,
+                  ParameterSet& parameters, const GradientReducerOptions& options = {});
+  ~GradientReducer() override;
+
+  // Lays the buckets anew, after gradients were (re)allocated, i.e. other parameters are frozen.
+  // All ranks must have the same ones.
+  void rebuild();
+
+  // Parameters [first, first + count) will not change any more; starts buckets that are complete
+  // and moves what is in flight. Throws PeerFailure.
+  void gradients_ready(std::int64_t first, std::int64_t count) override;
+  // Moves what is in flight: MPI makes progress only while it is called.
+  void poll();
+  // Starts what has not been announced, waits for all, and sums `scalars` (loss, counts, flags)
+  // over the ranks along with it. After it all gradients are sums over the ranks. Throws
+  // PeerFailure.
+  void finish(std::span<double> scalars = {});
+  // Forgets the step: drops what is in flight. Gradients are undefined until zeroed.
+  void abort() noexcept;
+
+  std::int64_t num_buckets() const;
+  std::int64_t bytes_per_step() const;  // sent by this process in a step
+  double last_wait_seconds() const;     // what finish() waited: communication not hidden
+
+ private:
+  struct Implementation;
+  std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace chaski

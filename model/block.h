@@ -1,0 +1,107 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/attention.h"
+#include "kernels/device.h"
+#include "kernels/matmul.h"
+#include "model/llama_config.h"
+#include "model/parameter.h"
+
+namespace chaski {
+
+// What a block's backward pass reads of its forward pass; T = tokens of the micro-batch. Everything
+// else (normed inputs, the SwiGLU product) is recomputed from these.
+struct BlockActivations {
+  Tensor input;                  // [T, hidden_size]: the residual stream before the block
+  Tensor attention_inverse_rms;  // [T]
+  Tensor qkv;                    // [T, qkv_size], rotated
+  Tensor attention;              // [T, query_size]
+  Tensor log_sum_exp;            // [T · num_heads]
+  Tensor middle;                 // [T, hidden_size]: the residual stream after attention
+  Tensor ffn_inverse_rms;        // [T]
+  Tensor gate_up;  // [T, 2 · intermediate_size]; its gradient after the backward pass
+
+  // The first `num_tokens` tokens of every tensor.
+  BlockActivations narrowed(std::int64_t num_tokens) const;
+};
+
+// The keys and values of one block for decoding, [capacity, kv_size] each.
+struct KeyValueCache {
+  Tensor keys;
+  Tensor values;
+};
+
+// The tokens' arrangement and where each stands in its document.
+struct BlockBatch {
+  std::int64_t rows;
+  std::int64_t sequence_length;
+  Tensor positions;  // [T] i32, or empty
+
+  std::int64_t num_tokens() const { return rows * sequence_length; }
+};
+
+// One transformer block: x += Wo · attention(norm(x)); x += Wdown · swiglu(norm(x)).
+//
+// The residual stream is passed as a sum of two tensors, `residual + delta`, so that adding what a
+// block contributes is fused with the norm that reads the sum.
+class Block {
+ public:
+  // Adds the parameters of layer `layer` to the set.
+  Block(const LlamaConfig& config, std::int64_t layer, ParameterSet& parameters);
+  // To be called once the set's values are allocated.
+  void bind();
+
+  // Reads residual + delta (an empty delta: `kept.input` holds the input already); writes the
+  // block's contribution after `kept.middle` to `out_delta`, which may be delta. An empty
+  // out_delta: only what is kept is computed (recomputation before a backward pass).
+  void forward(const BlockBatch& batch, const Tensor& rotary, const Tensor& residual,
+               const Tensor& delta, const BlockActivations& kept, const Tensor& out_delta) const;
+
+  // `dresidual` [T, hidden_size] holds the gradient of the block's output and receives that of its
+  // input. Adds to the parameters' gradients; overwrites kept.gate_up.
+  void backward(const BlockBatch& batch, const Tensor& rotary, const BlockActivations& kept,
+                const Tensor& dresidual) const;
+
+  // Runs the new tokens [n, hidden_size] at positions past … past + n - 1; adds the block's output
+  // into `residual` in place.
+  void decode(std::int64_t past, const Tensor& rotary, const KeyValueCache& cache,
+              const Tensor& residual) const;
+
+  std::int64_t first_parameter() const { return first_; }
+  std::int64_t num_parameters() const { return kNumParameters; }
+
+ private:
+  // Order of the parameters within a block.
+  enum Index : std::int64_t {
+    kInputNorm,
+    kQuery,
+    kKey,
+    kValue,
+    kAttentionOutput,
+    kFfnNorm,
+    kGate,
+    kUp,
+    kDown,
+    kNumParameters,
+  };
+
+  AttentionShape attention_shape(std::int64_t rows, std::int64_t sequence_length) const;
+  const Tensor& value(Index index) const { return (*parameters_)[first_ + index].value; }
+  const Tensor& gradient(Index index) const { return (*parameters_)[first_ + index].gradient; }
+  // Gradients of `count` adjacent matrices that share their input x; dy holds their outputs'
+  // gradients side by side. Skips frozen ones.
+  void weight_gradient(const Tensor& dy, const Tensor& x, Index first, std::int64_t count) const;
+  bool any_trainable(Index first, std::int64_t count) const;
+  void ffn_backward(const BlockActivations& kept, const Tensor& dresidual) const;
+  void attention_block_backward(const BlockBatch& batch, const Tensor& rotary,
+                                const BlockActivations& kept, const Tensor& dresidual) const;
+
+  LlamaConfig config_;
+  ParameterSet* parameters_;
+  std::int64_t first_;
+  Tensor qkv_weight_;      // [qkv_size, hidden_size]
+  Tensor gate_up_weight_;  // [2 · intermediate_size, hidden_size]
+};
+
+}  // namespace chaski

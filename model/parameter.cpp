@@ -1,0 +1,123 @@
+#include "model/parameter.h"
+
+#include <fmt/core.h>
+#include <stdexcept>
+
+#include "kernels/elementwise.h"
+
+namespace chaski {
+namespace {
+
+// Groups of parameters begin on a cache line, so that vector loads of their rows are aligned.
+constexpr std::int64_t kGroupAlignment = Device::kAlignment / sizeof(float);
+
+std::int64_t align_up(std::int64_t n) {
+  return (n + kGroupAlignment - 1) / kGroupAlignment * kGroupAlignment;
+}
+
+Tensor adjacent(const std::vector<Parameter>& parameters, std::int64_t first, std::int64_t count,
+                Tensor Parameter::*member) {
+  const Tensor& begin = parameters[first].*member;
+  std::int64_t rows = 0;
+  for (std::int64_t i = first; i < first + count; ++i) {
+    const Tensor& tensor = parameters[i].*member;
+    if (tensor.empty()) return {};
+    if (tensor.f32() != begin.f32() + rows * begin.shape().back()) {
+      throw std::logic_error("parameters are not adjacent: " + parameters[i].name);
+    }
+    rows += tensor.dim(0);
+  }
+  return Tensor(begin.device(), begin.dtype(), {rows, begin.shape().back()}, begin.raw());
+}
+
+}  // namespace
+
+const char* name_of(ParameterKind kind) {
+  switch (kind) {
+    case ParameterKind::embedding:
+      return "embedding";
+    case ParameterKind::attention:
+      return "attention";
+    case ParameterKind::ffn:
+      return "ffn";
+    case ParameterKind::norm:
+      return "norm";
+    case ParameterKind::head:
+      return "head";
+  }
+  return "unknown";
+}
+
+void ParameterSet::add(std::string name, ParameterKind kind, std::int64_t layer, Shape shape,
+                       const std::string& group) {
+  Parameter parameter;
+  parameter.name = std::move(name);
+  parameter.kind = kind;
+  parameter.layer = layer;
+  parameter.shape = shape;
+  parameters_.push_back(std::move(parameter));
+  groups_.push_back(group);
+}
+
+std::vector<std::int64_t> ParameterSet::place(
+    const std::function<bool(const Parameter&)>& wanted) const {
+  std::vector<std::int64_t> offsets(parameters_.size() + 1, 0);
+  std::int64_t offset = 0;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const bool continues_group = i > 0 && !groups_[i].empty() && groups_[i] == groups_[i - 1];
+    if (!continues_group) offset = align_up(offset);
+    offsets[i] = offset;
+    if (wanted(parameters_[i])) offset += parameters_[i].shape.num_elements();
+  }
+  offsets.back() = align_up(offset);
+  return offsets;
+}
+
+void ParameterSet::allocate() {
+  const auto offsets = place([](const Parameter&) { return true; });
+  values_ = device_.allocate(DType::f32, {offsets.back()}, MemoryCategory::weights);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    parameters_[i].value =
+        Tensor(device_, DType::f32, parameters_[i].shape, values_.tensor().f32() + offsets[i]);
+  }
+}
+
+void ParameterSet::allocate_gradients(const std::function<bool(const Parameter&)>& trainable) {
+  const auto offsets = place(trainable);
+  for (Parameter& parameter : parameters_) parameter.gradient = Tensor();
+  gradients_.release();
+  if (offsets.back() == 0) return;
+  gradients_ = device_.allocate(DType::f32, {offsets.back()}, MemoryCategory::gradients);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (!trainable(parameters_[i])) continue;
+    parameters_[i].gradient =
+        Tensor(device_, DType::f32, parameters_[i].shape, gradients_.tensor().f32() + offsets[i]);
+  }
+}
+
+void ParameterSet::zero_gradients() {
+  if (!gradients_.empty()) fill(gradients_.tensor(), 0.0f);
+}
+
+std::int64_t ParameterSet::index_of(const std::string& name) const {
+  for (std::int64_t i = 0; i < size(); ++i) {
+    if (parameters_[i].name == name) return i;
+  }
+  throw std::out_of_range(fmt::format("no parameter is called {}", name));
+}
+
+std::int64_t ParameterSet::num_elements() const {
+  std::int64_t total = 0;
+  for (const Parameter& parameter : parameters_) total += parameter.shape.num_elements();
+  return total;
+}
+
+Tensor ParameterSet::fused_values(std::int64_t first, std::int64_t count) const {
+  return adjacent(parameters_, first, count, &Parameter::value);
+}
+
+Tensor ParameterSet::fused_gradients(std::int64_t first, std::int64_t count) const {
+  return adjacent(parameters_, first, count, &Parameter::gradient);
+}
+
+}  // namespace chaski

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+#include "kernels/tensor.h"
+
+namespace chaski {
+
+enum class ParameterKind { embedding, attention, ffn, norm, head };
+const char* name_of(ParameterKind kind);
+
+// A trainable tensor under its Hugging Face name, e.g. "model.layers.3.mlp.up_proj.weight".
+struct Parameter {
+  std::string name;
+  ParameterKind kind = ParameterKind::norm;
+  std::int64_t layer = -1;  // -1: not in a block
+  Shape shape;              // [out, in], or [hidden_size] for a norm
+  Tensor value;
+  Tensor gradient;  // fp32; empty while the parameter is frozen
+
+  bool is_matrix() const { return shape.rank() == 2; }
+};
+
+// Owns the values and gradients of a stage's parameters: one buffer for the values and one for the
+// gradients, both in the order in which the parameters were added, which is that of the forward
+// pass. Parameters of one group lie next to each other without a gap, so that their values (and
+// gradients, when none of the group is frozen) can be used as one tensor.
+class ParameterSet {
+ public:
+  explicit ParameterSet(Device& device) : device_(device) {}
+
+  // Adds a parameter; consecutive parameters with the same non-empty group are adjacent.
+  // All must be added before allocate().
+  void add(std::string name, ParameterKind kind, std::int64_t layer, Shape shape,
+           const std::string& group = "");
+  // Allocates the values (zeroed).
+  void allocate();
+  // (Re)allocates gradients for those parameters for which `trainable` is true, zeroed.
+  void allocate_gradients(const std::function<bool(const Parameter&)>& trainable);
+  void zero_gradients();
+
+  std::int64_t size() const { return static_cast<std::int64_t>(parameters_.size()); }
+  Parameter& operator[](std::int64_t i) { return parameters_[i]; }
+  const Parameter& operator[](std::int64_t i) const { return parameters_[i]; }
+  auto begin() { return parameters_.begin(); }
+  auto end() { return parameters_.end(); }
+  auto begin() const { return parameters_.begin(); }
+  auto end() const { return parameters_.end(); }
+  // Throws std::out_of_range naming the parameter.
+  std::int64_t index_of(const std::string& name) const;
+  Parameter& at(const std::string& name) { return parameters_[index_of(name)]; }
+  std::int64_t num_elements() const;
+
+  // The values (gradients) of `count` adjacent parameters from `first` on as one tensor
+  // [sum of out, in]. Gradients: empty unless all of them have one.
+  Tensor fused_values(std::int64_t first, std::int64_t count) const;
+  Tensor fused_gradients(std::int64_t first, std::int64_t count) const;
+  // The whole gradient buffer as a vector, padding included.
+  Tensor all_gradients() const { return gradients_.tensor(); }
+
+  Device& device() const { return device_; }
+
+ private:
+  // Offset of each parameter in a buffer that holds the wanted ones, and the buffer's size.
+  std::vector<std::int64_t> place(const std::function<bool(const Parameter&)>& wanted) const;
+
+  Device& device_;
+  std::vector<Parameter> parameters_;
+  std::vector<std::string> groups_;
+  Buffer values_;
+  Buffer gradients_;
+};
+
+}  // namespace chaski

@@ -1,0 +1,277 @@
+#include "model/stage.h"
+
+#include <algorithm>
+#include <fmt/core.h>
+#include <stdexcept>
+
+#include "kernels/cross_entropy.h"
+#include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/rmsnorm.h"
+#include "kernels/rotary.h"
+
+namespace chaski {
+namespace {
+
+// A random stream per parameter, from its name: FNV-1a.
+std::uint64_t stream_of(const std::string& name) {
+  std::uint64_t hash = 14695981039346656037ull;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  return hash;
+}
+
+}  // namespace
+
+StageRange stage_range(const LlamaConfig& config, std::int64_t stage, std::int64_t num_stages) {
+  if (num_stages < 1 || num_stages > config.num_layers) {
+    throw std::invalid_argument(
+        fmt::format("parallel.pipeline = {} is not allowed: must lie between 1 and "
+                    "model.num_layers = {}",
+                    num_stages, config.num_layers));
+  }
+  const std::int64_t base = config.num_layers / num_stages;
+  const std::int64_t extra = config.num_layers % num_stages;
+  StageRange range;
+  range.first_layer = stage * base + std::min(stage, extra);
+  range.num_layers = base + (stage < extra ? 1 : 0);
+  range.has_embedding = stage == 0;
+  range.has_head = stage == num_stages - 1;
+  return range;
+}
+
+Stage::Stage(Device& device, const LlamaConfig& config, const StageRange& range,
+             const StageOptions& options)
+    : device_(device), config_(config), range_(range), options_(options), parameters_(device) {
+  if (config.tie_embeddings && range.has_embedding != range.has_head) {
+    throw std::invalid_argument(
+        "model.tie_embeddings = true is not allowed with parallel.pipeline > 1: the embedding and "
+        "the head must be on one stage");
+  }
+  add_parameters();
+  parameters_.allocate();
+  for (Block& block : blocks_) block.bind();
+  if (options_.training) parameters_.allocate_gradients([](const Parameter&) { return true; });
+  rotary_ = device.allocate(DType::f32, {config.max_position_embeddings, config.head_dim},
+                            MemoryCategory::weights);
+  rotary_table(config.rope_theta, rotary_.tensor());
+  allocate_activations();
+}
+
+void Stage::add_parameters() {
+  if (range_.has_embedding) {
+    embedding_ = parameters_.size();
+    parameters_.add("model.embed_tokens.weight", ParameterKind::embedding, -1,
+                    {config_.vocab_size, config_.hidden_size});
+  }
+  blocks_.reserve(range_.num_layers);
+  for (std::int64_t i = 0; i < range_.num_layers; ++i) {
+    blocks_.emplace_back(config_, range_.first_layer + i, parameters_);
+  }
+  if (range_.has_head) {
+    final_norm_ = parameters_.size();
+    parameters_.add("model.norm.weight", ParameterKind::norm, -1, {config_.hidden_size});
+    head_ = config_.tie_embeddings ? embedding_ : parameters_.size();
+    if (!config_.tie_embeddings) {
+      parameters_.add("lm_head.weight", ParameterKind::head, -1,
+                      {config_.vocab_size, config_.hidden_size});
+    }
+  }
+}
+
+Tensor Stage::allocate_activation(Shape shape) {
+  activation_buffers_.push_back(device_.allocate(DType::f32, shape, MemoryCategory::activations));
+  return activation_buffers_.back().tensor();
+}
+
+BlockActivations Stage::allocate_block() {
+  const std::int64_t tokens = options_.micro_batch * options_.sequence_length;
+  BlockActivations kept;
+  kept.input = allocate_activation({tokens, config_.hidden_size});
+  kept.attention_inverse_rms = allocate_activation({tokens});
+  kept.qkv = allocate_activation({tokens, config_.qkv_size()});
+  kept.attention = allocate_activation({tokens, config_.query_size()});
+  kept.log_sum_exp = allocate_activation({tokens * config_.num_heads});
+  kept.middle = options_.training ? allocate_activation({tokens, config_.hidden_size}) : kept.input;
+  kept.ffn_inverse_rms = allocate_activation({tokens});
+  kept.gate_up = allocate_activation({tokens, 2 * config_.intermediate_size});
+  return kept;
+}
+
+void Stage::allocate_activations() {
+  const std::int64_t tokens = options_.micro_batch * options_.sequence_length;
+  const bool keeps_all = options_.training && options_.policy == ActivationPolicy::exact;
+  const std::int64_t num_slots = options_.training ? options_.micro_batches_in_flight : 1;
+  slots_.resize(num_slots);
+  const BlockActivations first = allocate_block();
+  for (Slot& slot : slots_) {
+    for (std::int64_t i = 0; i < range_.num_layers; ++i) {
+      const bool is_first = slot.blocks.empty() && &slot == &slots_.front();
+      slot.blocks.push_back(keeps_all && !is_first ? allocate_block() : first);
+      if (!keeps_all && options_.training && !is_first) {
+        slot.blocks.back().input = allocate_activation({tokens, config_.hidden_size});
+      }
+    }
+    if (!range_.has_head) slot.output = allocate_activation({tokens, config_.hidden_size});
+    if (range_.has_head && options_.training) {
+      slot.residual_gradient = allocate_activation({tokens, config_.hidden_size});
+    }
+  }
+  // Evaluation reuses the first block's buffers for every block; the residual stream is updated in
+  // place.
+  BlockActivations transient = first;
+  transient.middle = transient.input;
+  transient_.assign(range_.num_layers, transient);
+  if (options_.training && !range_.has_head) {
+    input_gradient_ = allocate_activation({tokens, config_.hidden_size});
+  }
+  if (range_.has_head) losses_ = allocate_activation({tokens});
+}
+
+void Stage::initialize(std::uint64_t seed) {
+  for (Parameter& parameter : parameters_) {
+    if (parameter.kind == ParameterKind::norm) {
+      fill(parameter.value, 1.0f);
+    } else {
+      fill_normal(parameter.value, 0.0f, static_cast<float>(config_.initializer_range), seed,
+                  stream_of(parameter.name));
+    }
+  }
+}
+
+BlockBatch Stage::block_batch(const MicroBatch& batch) const {
+  const BlockBatch result{batch.tokens.dim(0), batch.tokens.dim(1), batch.positions};
+  if (result.num_tokens() > options_.micro_batch * options_.sequence_length ||
+      result.sequence_length > config_.max_position_embeddings) {
+    throw std::invalid_argument(
+        fmt::format("a micro-batch of {} rows of {} tokens does not fit a stage for {} rows of {} "
+                    "tokens and {} positions",
+                    result.rows, result.sequence_length, options_.micro_batch,
+                    options_.sequence_length, config_.max_position_embeddings));
+  }
+  return result;
+}
+
+void Stage::run_blocks(const MicroBatch& batch, const Tensor& input,
+                       const std::vector<BlockActivations>& kept, const Tensor& delta) {
+  const BlockBatch arrangement = block_batch(batch);
+  const std::int64_t tokens = arrangement.num_tokens();
+  const Tensor first_input = kept[0].input.rows(0, tokens);
+  if (range_.has_embedding) {
+    embedding_forward(parameters_[embedding_].value, batch.tokens.view({tokens}), first_input);
+  } else {
+    copy(input, first_input);
+  }
+  Tensor residual;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const BlockActivations narrowed = kept[i].narrowed(tokens);
+    blocks_[i].forward(arrangement, rotary(), residual, i == 0 ? Tensor() : delta, narrowed, delta);
+    residual = narrowed.middle;
+  }
+}
+
+const Tensor& Stage::head_gradient() const {
+  return parameters_[head_].gradient;
+}
+
+// Final norm, head, loss and, where gradients are wanted, their backward pass.
+Tensor Stage::head_forward(const MicroBatch& batch, const Tensor& middle, const Tensor& delta,
+                           Slot& slot, float gradient_scale) {
+  const std::int64_t tokens = middle.dim(0);
+  const bool with_gradient = gradient_scale != 0.0f;
+  const Tensor& norm_weight = final_norm_weight();
+  Workspace::Frame frame(device_);
+  const Tensor normed = frame.f32({tokens, config_.hidden_size});
+  const Tensor inverse_rms = frame.f32({tokens});
+  // `delta` is read for the last time here and becomes the norm's input.
+  add_rmsnorm_forward(middle, delta, norm_weight, static_cast<float>(config_.rms_norm_eps), delta,
+                      normed, inverse_rms);
+  HeadLoss head;
+  head.hidden = normed;
+  head.weight = head_weight();
+  head.targets = batch.targets.view({tokens});
+  head.losses = losses_.rows(0, tokens);
+  if (with_gradient) {
+    const Tensor dnormed = frame.f32({tokens, config_.hidden_size});
+    head_loss_forward_backward(head, gradient_scale, dnormed, head_gradient());
+    const Tensor dresidual = slot.residual_gradient.rows(0, tokens);
+    fill(dresidual, 0.0f);
+    rmsnorm_backward(delta, norm_weight, inverse_rms, dnormed, dresidual,
+                     parameters_[final_norm_].gradient);
+  } else {
+    head_loss_forward(head);
+  }
+  slot.loss_sum = sum(head.losses);
+  return {};
+}
+
+Tensor Stage::forward(std::int64_t slot, const MicroBatch& batch, const Tensor& input,
+                      float gradient_scale) {
+  Slot& kept = slots_[slot];
+  const std::int64_t tokens = batch.tokens.num_elements();
+  Workspace::Frame frame(device_);
+  const Tensor delta = frame.f32({tokens, config_.hidden_size});
+  run_blocks(batch, input, kept.blocks, delta);
+  const Tensor middle = kept.blocks.back().middle.rows(0, tokens);
+  if (range_.has_head) return head_forward(batch, middle, delta, kept, gradient_scale);
+  const Tensor output = kept.output.rows(0, tokens);
+  add(middle, delta, output);
+  return output;
+}
+
+Tensor Stage::evaluate(const MicroBatch& batch, const Tensor& input) {
+  const std::int64_t tokens = batch.tokens.num_elements();
+  Workspace::Frame frame(device_);
+  const Tensor delta = frame.f32({tokens, config_.hidden_size});
+  run_blocks(batch, input, transient_, delta);
+  const Tensor middle = transient_.back().middle.rows(0, tokens);
+  if (range_.has_head) return head_forward(batch, middle, delta, slots_[0], 0.0f);
+  const Tensor output = slots_[0].output.rows(0, tokens);
+  add(middle, delta, output);
+  return output;
+}
+
+Tensor Stage::backward(std::int64_t slot, const MicroBatch& batch, const Tensor& output_gradient,
+                       GradientListener* listener) {
+  const Slot& kept = slots_[slot];
+  const BlockBatch arrangement = block_batch(batch);
+  const std::int64_t tokens = arrangement.num_tokens();
+  Tensor dresidual;
+  if (range_.has_head) {
+    dresidual = kept.residual_gradient.rows(0, tokens);
+    if (listener != nullptr) {
+      // A tied head also gets the embedding's gradient, at the very end.
+      listener->gradients_ready(final_norm_, config_.tie_embeddings ? 1 : 2);
+    }
+  } else {
+    dresidual = input_gradient_.rows(0, tokens);
+    copy(output_gradient, dresidual);
+  }
+  for (std::size_t i = blocks_.size(); i-- > 0;) {
+    const BlockActivations narrowed = kept.blocks[i].narrowed(tokens);
+    if (options_.policy == ActivationPolicy::recompute) {
+      blocks_[i].forward(arrangement, rotary(), {}, {}, narrowed, {});
+    }
+    blocks_[i].backward(arrangement, rotary(), narrowed, dresidual);
+    if (listener != nullptr) {
+      listener->gradients_ready(blocks_[i].first_parameter(), blocks_[i].num_parameters());
+    }
+  }
+  if (!range_.has_embedding) return dresidual;
+  if (const Tensor& gradient = parameters_[embedding_].gradient) {
+    embedding_backward(dresidual, batch.tokens.view({tokens}), gradient);
+  }
+  if (listener != nullptr) listener->gradients_ready(embedding_, 1);
+  return {};
+}
+
+const Tensor& Stage::embedding_weight() const {
+  return parameters_[embedding_].value;
+}
+const Tensor& Stage::final_norm_weight() const {
+  return parameters_[final_norm_].value;
+}
+const Tensor& Stage::head_weight() const {
+  return parameters_[head_].value;
+}
+
+}  // namespace chaski

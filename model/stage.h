@@ -1,0 +1,140 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/device.h"
+#include "model/block.h"
+#include "model/llama_config.h"
+#include "model/parameter.h"
+
+namespace chaski {
+
+// What a stage keeps of a micro-batch between its forward and its backward pass.
+enum class ActivationPolicy {
+  exact,      // every operand that the backward pass reads and cannot cheaply recompute
+  recompute,  // the input of each block; a block's forward pass runs again before its backward pass
+};
+
+// The part of the model that a stage holds: blocks [first_layer, first_layer + num_layers), with
+// the embedding before them and the final norm and the head after them where set.
+struct StageRange {
+  std::int64_t first_layer = 0;
+  std::int64_t num_layers = 0;
+  bool has_embedding = true;
+  bool has_head = true;
+};
+// Splits the layers evenly; the first stages take one more when they do not divide.
+// Throws std::invalid_argument when there are more stages than layers.
+StageRange stage_range(const LlamaConfig& config, std::int64_t stage, std::int64_t num_stages);
+
+struct StageOptions {
+  std::int64_t micro_batch = 1;  // rows
+  std::int64_t sequence_length = 1;
+  ActivationPolicy policy = ActivationPolicy::exact;
+  std::int64_t micro_batches_in_flight = 1;  // forward passes whose backward pass is outstanding
+  bool training = true;                      // false: no gradients, nothing kept
+};
+
+// The token tensors of a micro-batch; [rows, sequence_length] i32, rows and length at most those of
+// the options. Every stage gets all of them (they are small); the first reads tokens, the last
+// targets, all positions.
+struct MicroBatch {
+  Tensor tokens;
+  Tensor targets;    // kIgnoredTarget: no loss
+  Tensor positions;  // empty: 0 … sequence_length - 1 and attention to the whole sequence before
+};
+
+// Told during a backward pass that gradients are complete, so that their reduction can start.
+class GradientListener {
+ public:
+  virtual ~GradientListener() = default;
+  // Parameters [first, first + count) of the stage's set will not change any more in this step.
+  virtual void gradients_ready(std::int64_t first, std::int64_t count) = 0;
+};
+
+// A contiguous range of blocks with a hand-written forward and backward pass.
+class Stage {
+ public:
+  Stage(Device& device, const LlamaConfig& config, const StageRange& range,
+        const StageOptions& options);
+  Stage(const Stage&) = delete;
+  Stage& operator=(const Stage&) = delete;
+
+  const LlamaConfig& config() const { return config_; }
+  const StageRange& range() const { return range_; }
+  const StageOptions& options() const { return options_; }
+  ParameterSet& parameters() { return parameters_; }
+  const ParameterSet& parameters() const { return parameters_; }
+
+  // Weights from N(0, initializer_range²), norms 1; each parameter from its own random stream, so
+  // that the values do not depend on how layers are split into stages.
+  void initialize(std::uint64_t seed);
+
+  // Runs micro-batch `slot` (0 … micro_batches_in_flight - 1). `input` [T, hidden_size] is the
+  // output of the stage before (ignored with an embedding). Returns the output [T, hidden_size],
+  // valid until the next forward pass of that slot; empty with a head, where the loss and its
+  // gradient are computed at once: gradients are those of gradient_scale · Σ loss.
+  Tensor forward(std::int64_t slot, const MicroBatch& batch, const Tensor& input,
+                 float gradient_scale);
+  // With a head: Σ of the losses of the last forward pass (or evaluation: slot 0), in nats.
+  double loss_sum(std::int64_t slot) const { return slots_[slot].loss_sum; }
+
+  // `output_gradient` [T, hidden_size] (ignored with a head). Adds to the parameters' gradients;
+  // returns the gradient of the input (empty with an embedding), valid until the next backward
+  // pass. `listener` (may be null) is told of each finished block; give it on the last micro-batch
+  // of a step only.
+  Tensor backward(std::int64_t slot, const MicroBatch& batch, const Tensor& output_gradient,
+                  GradientListener* listener);
+
+  // A forward pass that keeps nothing and touches no gradient. With a head: the losses are in
+  // token_losses() and their sum in loss_sum(0), and the result is empty.
+  Tensor evaluate(const MicroBatch& batch, const Tensor& input);
+  // [T] losses of the last forward pass or evaluation.
+  const Tensor& token_losses() const { return losses_; }
+
+  // For decoding (model/decoder.h): the parts in order.
+  const std::vector<Block>& blocks() const { return blocks_; }
+  const Tensor& rotary() const { return rotary_.tensor(); }
+  const Tensor& embedding_weight() const;
+  const Tensor& final_norm_weight() const;
+  const Tensor& head_weight() const;
+
+ private:
+  struct Slot {
+    std::vector<BlockActivations> blocks;
+    Tensor output;             // without a head
+    Tensor residual_gradient;  // with a head: the gradient of the last block's output
+    double loss_sum = 0.0;
+  };
+
+  void add_parameters();
+  void allocate_activations();
+  Tensor allocate_activation(Shape shape);
+  BlockActivations allocate_block();
+  BlockBatch block_batch(const MicroBatch& batch) const;
+  // The blocks' forward pass; returns what the last one adds to its `middle`.
+  void run_blocks(const MicroBatch& batch, const Tensor& input,
+                  const std::vector<BlockActivations>& kept, const Tensor& delta);
+  Tensor head_forward(const MicroBatch& batch, const Tensor& middle, const Tensor& delta,
+                      Slot& slot, float gradient_scale);
+  const Tensor& head_gradient() const;
+
+  Device& device_;
+  LlamaConfig config_;
+  StageRange range_;
+  StageOptions options_;
+  ParameterSet parameters_;
+  std::vector<Block> blocks_;
+  std::int64_t embedding_ = -1;  // indices into parameters_
+  std::int64_t final_norm_ = -1;
+  std::int64_t head_ = -1;  // of the embedding when tied
+  Buffer rotary_;
+  std::vector<Buffer> activation_buffers_;
+  std::vector<Slot> slots_;
+  std::vector<BlockActivations> transient_;  // what evaluation and recomputation share
+  Tensor input_gradient_;
+  Tensor losses_;
+};
+
+}  // namespace chaski

@@ -68,7 +68,7 @@ struct OptimizerConfig {
 };
 
 struct ScheduleConfig {
-  ScheduleKind kind = ScheduleKind::cosine;
+  DecayKind kind = DecayKind::cosine;
   std::int64_t steps = 0;         // of the whole run; required
   std::int64_t warmup_steps = 0;  // a tenth of `steps` once resolved, unless given
   std::int64_t decay_steps = 0;   // "wsd" only: a fifth of `steps` once resolved, unless given

@@ -15,23 +15,23 @@ namespace {
 
 }  // namespace
 
-ScheduleKind parse_schedule_kind(const std::string& name) {
-  for (const ScheduleKind kind : {ScheduleKind::constant, ScheduleKind::linear,
-                                  ScheduleKind::cosine, ScheduleKind::warmup_stable_decay}) {
+DecayKind parse_decay_kind(const std::string& name) {
+  for (const DecayKind kind : {DecayKind::constant, DecayKind::linear, DecayKind::cosine,
+                               DecayKind::warmup_stable_decay}) {
     if (name == name_of(kind)) return kind;
   }
   refuse("schedule.kind", "\"" + name + "\"", "must be one of constant, linear, cosine, wsd");
 }
 
-const char* name_of(ScheduleKind kind) {
+const char* name_of(DecayKind kind) {
   switch (kind) {
-    case ScheduleKind::constant:
+    case DecayKind::constant:
       return "constant";
-    case ScheduleKind::linear:
+    case DecayKind::linear:
       return "linear";
-    case ScheduleKind::cosine:
+    case DecayKind::cosine:
       return "cosine";
-    case ScheduleKind::warmup_stable_decay:
+    case DecayKind::warmup_stable_decay:
       return "wsd";
   }
   return "unknown";
@@ -43,16 +43,16 @@ double LearningRateSchedule::at(std::int64_t step) const {
   }
   // The decay begins after its last step at the peak and ends with the last step at the floor.
   const std::int64_t decays =
-      kind == ScheduleKind::warmup_stable_decay ? decay_steps : steps - warmup_steps - 1;
+      kind == DecayKind::warmup_stable_decay ? decay_steps : steps - warmup_steps - 1;
   const double done = static_cast<double>(step - (steps - 1 - decays));
   const double share = decays <= 0 ? 0.0 : std::clamp(done / static_cast<double>(decays), 0.0, 1.0);
   switch (kind) {
-    case ScheduleKind::constant:
+    case DecayKind::constant:
       return peak;
-    case ScheduleKind::linear:
-    case ScheduleKind::warmup_stable_decay:
+    case DecayKind::linear:
+    case DecayKind::warmup_stable_decay:
       return peak * (1.0 - (1.0 - min_lr_ratio) * share);
-    case ScheduleKind::cosine: {
+    case DecayKind::cosine: {
       const double cosine = 0.5 * (1.0 + std::cos(std::numbers::pi * share));
       return peak * (min_lr_ratio + (1.0 - min_lr_ratio) * cosine);
     }

@@ -5,14 +5,14 @@
 
 namespace chaski {
 
-enum class ScheduleKind { constant, linear, cosine, warmup_stable_decay };
+enum class DecayKind { constant, linear, cosine, warmup_stable_decay };
 // "constant", "linear", "cosine", "wsd". Throws std::invalid_argument naming `schedule.kind`.
-ScheduleKind parse_schedule_kind(const std::string& name);
-const char* name_of(ScheduleKind kind);
+DecayKind parse_decay_kind(const std::string& name);
+const char* name_of(DecayKind kind);
 
 // The learning rate as a pure function of the step.
 struct LearningRateSchedule {
-  ScheduleKind kind = ScheduleKind::cosine;
+  DecayKind kind = DecayKind::cosine;
   double peak = 1e-3;
   std::int64_t steps = 1;         // of the whole run
   std::int64_t warmup_steps = 0;  // linear from peak/warmup_steps to peak

@@ -19,6 +19,7 @@
 // headers but <cstdint> and <cstddef>): the linker keeps one copy of such a function, and that
 // could be the one with instructions that this processor does not have.
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/cpu_isa.h"

@@ -1,0 +1,113 @@
+#include "kernels/cross_entropy.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <stdexcept>
+
+#include "kernels/cross_entropy_cpu.h"
+#include "kernels/dispatch.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
+
+namespace chaski {
+namespace {
+
+// A head whose operands have been checked.
+struct CheckedHead {
+  Device& device;
+  std::int64_t num_tokens;
+  std::int64_t hidden_size;
+  std::int64_t vocab_size;
+};
+
+void require_targets(const char* op, const Tensor& targets, std::int64_t vocab_size) {
+  const std::int32_t* ids = targets.i32();
+  const std::int64_t count = targets.num_elements();
+  for (std::int64_t t = 0; t < count; ++t) {
+    if (ids[t] == kIgnoredTarget || (ids[t] >= 0 && ids[t] < vocab_size)) continue;
+    throw std::invalid_argument(fmt::format(
+        "{}: target {} has the id {}, which is not in the vocabulary of {} (0 to {}, or "
+        "{} to ignore)",
+        op, t, ids[t], vocab_size, vocab_size - 1, kIgnoredTarget));
+  }
+}
+
+CheckedHead check(const char* op, const HeadLoss& head) {
+  Device& device = cpu_device(op, head.hidden);
+  const std::int64_t num_tokens = head.hidden.shape().num_rows();
+  const std::int64_t hidden_size = head.hidden.shape().back();
+  cpu_device(op, head.weight);
+  const std::int64_t vocab_size = head.weight.shape().num_rows();
+  require_matrix(op, "weight", head.weight, vocab_size, hidden_size);
+  require_elements(op, "targets", head.targets, num_tokens);
+  require_dtype(op, "targets", head.targets, DType::i32);
+  require_elements(op, "losses", head.losses, num_tokens);
+  if (head.chunk < 1)
+    throw std::invalid_argument(fmt::format("{}: chunk is {}, expected 1 or more", op, head.chunk));
+  require_targets(op, head.targets, vocab_size);
+  return {device, num_tokens, hidden_size, vocab_size};
+}
+
+bool all_ignored(const std::int32_t* targets, std::int64_t count) {
+  return std::all_of(targets, targets + count, [](std::int32_t id) { return id < 0; });
+}
+
+// Calls work(first token, number of tokens, logits of these) chunk by chunk. Where no token of a
+// chunk counts, the losses become 0 and `skip` is called instead.
+template <typename Work, typename Skip>
+void for_each_chunk(const CheckedHead& checked, const HeadLoss& head, Work work, Skip skip) {
+  Workspace::Frame frame(checked.device);
+  const std::int64_t chunk = std::min(head.chunk, checked.num_tokens);
+  const Tensor logits_buffer = frame.f32({chunk, checked.vocab_size});
+  const Tensor hidden = head.hidden.view({checked.num_tokens, checked.hidden_size});
+  for (std::int64_t begin = 0; begin < checked.num_tokens; begin += chunk) {
+    const std::int64_t count = std::min(chunk, checked.num_tokens - begin);
+    if (all_ignored(head.targets.i32() + begin, count)) {
+      std::fill_n(head.losses.f32() + begin, count, 0.0f);
+      skip(begin, count);
+      continue;
+    }
+    const Tensor logits = logits_buffer.rows(0, count);
+    linear_forward(hidden.rows(begin, count), head.weight, logits);
+    work(begin, count, logits);
+  }
+}
+
+}  // namespace
+
+void head_loss_forward(const HeadLoss& head) {
+  const CheckedHead checked = check("head_loss_forward", head);
+  const auto forward_chunk = [&](std::int64_t begin, std::int64_t count, const Tensor& logits) {
+    CHASKI_CPU_KERNELS(cross_entropy_kernels)
+        .forward(logits.f32(), head.targets.i32() + begin, head.losses.f32() + begin, count,
+                 checked.vocab_size, threads_for(checked.device, logits.num_elements()));
+  };
+  for_each_chunk(checked, head, forward_chunk, [](std::int64_t, std::int64_t) {});
+}
+
+void head_loss_forward_backward(const HeadLoss& head, float scale, const Tensor& dhidden,
+                                const Tensor& dweight) {
+  constexpr const char* kOp = "head_loss_forward_backward";
+  const CheckedHead checked = check(kOp, head);
+  require_matrix(kOp, "dhidden", dhidden, checked.num_tokens, checked.hidden_size);
+  require_distinct(kOp, "dhidden", dhidden, "hidden", head.hidden);
+  if (dweight) require_matrix(kOp, "dweight", dweight, checked.vocab_size, checked.hidden_size);
+  const Tensor hidden = head.hidden.view({checked.num_tokens, checked.hidden_size});
+  const Tensor dhidden_rows = dhidden.view({checked.num_tokens, checked.hidden_size});
+
+  const auto forward_backward_chunk = [&](std::int64_t begin, std::int64_t count,
+                                          const Tensor& logits) {
+    CHASKI_CPU_KERNELS(cross_entropy_kernels)
+        .forward_backward(logits.f32(), head.targets.i32() + begin, head.losses.f32() + begin,
+                          scale, count, checked.vocab_size,
+                          threads_for(checked.device, logits.num_elements()));
+    linear_backward_input(logits, head.weight, dhidden_rows.rows(begin, count));
+    if (dweight) linear_backward_weight(logits, hidden.rows(begin, count), dweight);
+  };
+  const auto skip_chunk = [&](std::int64_t begin, std::int64_t count) {
+    fill(dhidden_rows.rows(begin, count), 0.0f);
+  };
+  for_each_chunk(checked, head, forward_backward_chunk, skip_chunk);
+}
+
+}  // namespace chaski

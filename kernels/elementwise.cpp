@@ -1,0 +1,75 @@
+#include "kernels/elementwise.h"
+
+#include "kernels/dispatch.h"
+#include "kernels/elementwise_cpu.h"
+
+namespace chaski {
+namespace {
+
+using BlockSums = void (*)(const float* x, double* partial_sums, std::int64_t count, int threads);
+
+double reduce(const char* op, BlockSums block_sums, const Tensor& x) {
+  Device& device = cpu_device(op, x);
+  const std::int64_t count = x.num_elements();
+  const std::int64_t num_blocks = (count + kReductionBlock - 1) / kReductionBlock;
+  Workspace::Frame frame(device);
+  const auto bytes = num_blocks * static_cast<std::int64_t>(sizeof(double));
+  auto* partial_sums = static_cast<double*>(frame.tensor(DType::u8, {bytes}).raw());
+  block_sums(x.f32(), partial_sums, count, threads_for(device, count));
+  double total = 0.0;
+  for (std::int64_t block = 0; block < num_blocks; ++block) total += partial_sums[block];
+  return total;
+}
+
+}  // namespace
+
+void fill(const Tensor& out, float value) {
+  const Device& device = cpu_device("fill", out);
+  const std::int64_t count = out.num_elements();
+  CHASKI_CPU_KERNELS(elementwise_kernels).fill(out.f32(), value, count, threads_for(device, count));
+}
+
+void copy(const Tensor& from, const Tensor& to) {
+  constexpr const char* kOp = "copy";
+  const Device& device = cpu_device(kOp, from);
+  require_elements(kOp, "to", to, from.num_elements());
+  require_dtype(kOp, "to", to, from.dtype());
+  if (from.raw() == to.raw()) return;
+  require_distinct(kOp, "from", from, "to", to);
+  CHASKI_CPU_KERNELS(elementwise_kernels)
+      .copy(static_cast<const char*>(from.raw()), static_cast<char*>(to.raw()), from.num_bytes(),
+            threads_for(device, from.num_elements()));
+}
+
+void add(const Tensor& a, const Tensor& b, const Tensor& out) {
+  constexpr const char* kOp = "add";
+  const Device& device = cpu_device(kOp, a);
+  const std::int64_t count = a.num_elements();
+  require_elements(kOp, "b", b, count);
+  require_elements(kOp, "out", out, count);
+  CHASKI_CPU_KERNELS(elementwise_kernels)
+      .add(a.f32(), b.f32(), out.f32(), count, threads_for(device, count));
+}
+
+void scale(const Tensor& x, float factor) {
+  const Device& device = cpu_device("scale", x);
+  const std::int64_t count = x.num_elements();
+  CHASKI_CPU_KERNELS(elementwise_kernels).scale(x.f32(), factor, count, threads_for(device, count));
+}
+
+double sum_of_squares(const Tensor& x) {
+  return reduce("sum_of_squares", CHASKI_CPU_KERNELS(elementwise_kernels).sum_of_squares, x);
+}
+
+double sum(const Tensor& x) {
+  return reduce("sum", CHASKI_CPU_KERNELS(elementwise_kernels).sum, x);
+}
+
+std::int64_t count_nonfinite(const Tensor& x) {
+  const Device& device = cpu_device("count_nonfinite", x);
+  const std::int64_t count = x.num_elements();
+  return CHASKI_CPU_KERNELS(elementwise_kernels)
+      .count_nonfinite(x.f32(), count, threads_for(device, count));
+}
+
+}  // namespace chaski

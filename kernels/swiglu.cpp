@@ -1,0 +1,46 @@
+#include "kernels/swiglu.h"
+
+#include <fmt/format.h>
+#include <stdexcept>
+
+#include "kernels/dispatch.h"
+#include "kernels/swiglu_cpu.h"
+
+namespace chaski {
+namespace {
+
+std::int64_t intermediate_size(const char* op, const Tensor& gate_up) {
+  const std::int64_t columns = gate_up.shape().back();
+  if (columns % 2 != 0)
+    throw std::invalid_argument(fmt::format("{}: gate_up is {}, its last dimension must be even",
+                                            op, gate_up.shape().to_string()));
+  return columns / 2;
+}
+
+}  // namespace
+
+void swiglu_forward(const Tensor& gate_up, const Tensor& activation) {
+  constexpr const char* kOp = "swiglu_forward";
+  const Device& device = cpu_device(kOp, gate_up);
+  const std::int64_t rows = gate_up.shape().num_rows();
+  const std::int64_t size = intermediate_size(kOp, gate_up);
+  require_matrix(kOp, "activation", activation, rows, size);
+  CHASKI_CPU_KERNELS(swiglu_kernels)
+      .forward(gate_up.f32(), activation.f32(), rows, size, threads_for(device, rows * size));
+}
+
+void swiglu_backward(const Tensor& gate_up, const Tensor& dactivation, const Tensor& dgate_up,
+                     const Tensor& activation) {
+  constexpr const char* kOp = "swiglu_backward";
+  const Device& device = cpu_device(kOp, gate_up);
+  const std::int64_t rows = gate_up.shape().num_rows();
+  const std::int64_t size = intermediate_size(kOp, gate_up);
+  require_matrix(kOp, "dactivation", dactivation, rows, size);
+  require_matrix(kOp, "dgate_up", dgate_up, rows, 2 * size);
+  if (activation) require_matrix(kOp, "activation", activation, rows, size);
+  CHASKI_CPU_KERNELS(swiglu_kernels)
+      .backward(gate_up.f32(), dactivation.f32(), dgate_up.f32(), activation.f32(), rows, size,
+                threads_for(device, rows * size));
+}
+
+}  // namespace chaski

@@ -1,0 +1,17 @@
+#pragma once
+
+#include "kernels/cpu_kernels.h"
+
+namespace chaski {
+
+// `size` is the intermediate size: rows of gate_up have 2 · size elements.
+struct SwigluKernels {
+  void (*forward)(const float* gate_up, float* activation, std::int64_t rows, std::int64_t size,
+                  int threads);
+  // activation may be null.
+  void (*backward)(const float* gate_up, const float* dactivation, float* dgate_up,
+                   float* activation, std::int64_t rows, std::int64_t size, int threads);
+};
+CHASKI_DECLARE_KERNELS(SwigluKernels, swiglu_kernels)
+
+}  // namespace chaski

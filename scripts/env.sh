@@ -18,6 +18,14 @@ else
 fi
 chaski_env_root=$(cd "$(dirname "$chaski_env_file")/.." && pwd)
 
+# In a container one is root, which Open MPI refuses unless told twice; and it does not start without HOME.
+if [ "$(id -u)" -eq 0 ]; then
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
+if [ -z "${HOME:-}" ]; then
+  export HOME="${TMPDIR:-/tmp}"
+fi
+
 chaski_env_prepend() {
   case ":$PATH:" in
     *":$1:"*) ;;
@@ -32,24 +40,23 @@ if [ -d "$chaski_env_root/.deps/openmpi/bin" ]; then
   export OPAL_PREFIX="$chaski_env_root/.deps/openmpi"
 else
   if [ "${OPAL_PREFIX:-}" = "$chaski_env_root/.deps/openmpi" ]; then unset OPAL_PREFIX; fi
-  # The system's Open MPI: what the one in .deps/ has in its configuration files (version 5 reads the
-  # first two, version 4 the others; another MPI reads none).
-  export PRTE_MCA_rmaps_default_mapping_policy="${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}"
-  export PRTE_MCA_hwloc_default_binding_policy="${PRTE_MCA_hwloc_default_binding_policy:-none}"
-  export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe:-1}"
-  export OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy:-none}"
-  export OMPI_MCA_btl_tcp_flags="${OMPI_MCA_btl_tcp_flags:-send}"
+  # What the one in .deps/ has in its configuration files, for the system's Open MPI.
+  case $(mpirun --version 2>/dev/null) in
+    *"(Open MPI) 4"*)
+      export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe:-1}"
+      export OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy:-none}"
+      ;;
+    *"(Open MPI)"*)
+      export PRTE_MCA_rmaps_default_mapping_policy="${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}"
+      export PRTE_MCA_hwloc_default_binding_policy="${PRTE_MCA_hwloc_default_binding_policy:-none}"
+      export OMPI_MCA_pml="${OMPI_MCA_pml:-ob1}"
+      export OMPI_MCA_btl="${OMPI_MCA_btl:-self,sm,tcp}"
+      export OMPI_MCA_btl_tcp_flags="${OMPI_MCA_btl_tcp_flags:-send}"
+      ;;
+  esac
 fi
 chaski_env_prepend "$chaski_env_root/build/release"
 export PATH
-
-# In a container one is root, which Open MPI refuses unless told twice; and it does not start without HOME.
-if [ "$(id -u)" -eq 0 ]; then
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-fi
-if [ -z "${HOME:-}" ]; then
-  export HOME="${TMPDIR:-/tmp}"
-fi
 
 unset -f chaski_env_prepend
 unset chaski_env_file chaski_env_entry chaski_env_root

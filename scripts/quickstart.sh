@@ -74,7 +74,8 @@ print(eval(sys.argv[2]))' "$1" "$2"
 }
 
 corpus=()
-out=runs/quickstart
+default_out=runs/quickstart
+out=$default_out
 minutes=8
 processes=
 config=configs/quickstart.toml
@@ -279,14 +280,14 @@ toml_list() {
   printf '[%s]' "${list%,}"
 }
 
+# The config names the files of the default run; any other run says where its own are.
 train_command() {
-  local folder=$1
-  shift
-  run mpirun -n "$processes" chaski train "$config" --set run.output="$folder" \
-    --set data.train="$(toml_list "${train_files[@]}")" \
-    --set data.validation="$(toml_list "${train_files[0]}")" \
-    --set data.tokenizer="$data/tokenizer.model" --set parallel.data="$processes" "$@" \
-    "${train_arguments[@]}"
+  local settings=()
+  if [[ $out != "$default_out" || ${#corpus[@]} -gt 0 ]]; then
+    settings=(--set run.output="$run_folder" --set data.train="$(toml_list "${train_files[@]}")"
+      --set data.validation="$(toml_list "${train_files[0]}")")
+  fi
+  run mpirun -n "$processes" chaski train "$config" "${settings[@]}" "$@" "${train_arguments[@]}"
 }
 
 # The learning rate falls over the whole run, so the number of steps is fixed before the first one:
@@ -297,7 +298,7 @@ decide_steps() {
   else
     if [[ $steps -eq 0 ]]; then
       note "How fast is this machine?"
-      train_command "$out/speed-test" --max-steps 8
+      train_command --set run.output="$out/speed-test" --max-steps 8
       steps=$(from_json "$out/speed-test/metrics.jsonl" \
         "max(20, round($minutes * 60 / statistics.median(row['seconds'] for row in rows[3:])))")
       rm -rf "$out/speed-test"
@@ -324,7 +325,7 @@ train() {
   fi
   decide_steps
   lap "measuring speed"
-  train_command "$run_folder" --set schedule.steps="$steps" --resume auto
+  train_command --set schedule.steps="$steps" --resume auto
   [[ $(last_step) -ge $steps ]] ||
     die "training stopped at step $(last_step) of $steps" "run the same command again to go on"
   touch "$out/trained"

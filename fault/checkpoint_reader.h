@@ -24,6 +24,9 @@ struct StoredTensor {
   std::uint64_t checksum = 0;  // XXH3-64 of the elements' bytes
 };
 
+// What a ParameterSet holds: a model, or one pipeline stage of it.
+enum class Extent { whole_model, stage };
+
 // Reads a checkpoint, whatever layout wrote it. Nothing in a damaged file makes it crash, hang or
 // allocate more than the file's size: it throws std::runtime_error naming the file and the damage.
 class CheckpointReader {
@@ -41,9 +44,11 @@ class CheckpointReader {
   const CheckpointMetadata& metadata() const;
   const std::vector<StoredTensor>& tensors() const;  // sorted by name
 
-  // Fills the values of all parameters. The set may be one stage's of several. Throws
-  // std::invalid_argument (a checkpoint of another model) naming the tensor and both shapes.
-  void read_weights(ParameterSet& parameters) const;
+  // Throws std::invalid_argument naming the first key in which the checkpoint's model differs.
+  void check_model(const LlamaConfig& model) const;
+  // Fills the values of all parameters. Throws std::invalid_argument naming the tensor and both
+  // shapes when one is missing or different, or (of a whole model) when there are others.
+  void read_weights(ParameterSet& parameters, Extent extent = Extent::whole_model) const;
   bool has_optimizer() const;
   // Fills all tensors. Throws std::invalid_argument when `optimizer_name` is not the one that wrote
   // the checkpoint or a tensor is missing or of another shape or dtype.

@@ -35,9 +35,9 @@ struct SaveReport {
 };
 
 // Saves checkpoints into a directory (`<output>/checkpoints`), at most one at a time. A save that
-// fails leaves older checkpoints and `latest` as they were; its error is thrown by the next save()
-// or wait(). Memory: one copy of the saved tensors when async (kept for the next save), else none.
-// One thread uses the object.
+// fails leaves older checkpoints and `latest` as they were; its error is thrown by the next
+// check(), save() (which then does not save) or wait(). Memory: one copy of the saved tensors when
+// async (kept for the next save), else none. One thread uses the object.
 class CheckpointWriter {
  public:
   // Creates the directory. Throws std::runtime_error naming the path when that fails.
@@ -56,6 +56,8 @@ class CheckpointWriter {
             const std::vector<NamedTensor>& optimizer);
   // Returns when no save is in flight; throws as save() does.
   void wait();
+  // Throws as wait() does when the last save has failed, without waiting for one in flight.
+  void check();
   bool busy() const;
   // The saves that finished well since the last call, oldest first.
   std::vector<SaveReport> take_reports();

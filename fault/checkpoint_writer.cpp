@@ -1,0 +1,188 @@
+#include "fault/checkpoint_writer.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <fmt/format.h>
+#include <hdf5.h>
+#include <mutex>
+#include <sched.h>
+#include <signal.h>
+#include <thread>
+
+#include "fault/checkpoint_commit.h"
+#include "fault/shard.h"
+#include "fault/snapshot.h"
+
+namespace chaski {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+int usable_cores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
+bool hdf5_allows_threads() {
+  hbool_t safe = false;
+  return H5is_library_threadsafe(&safe) >= 0 && safe;
+}
+
+// A thread that never runs the program's signal handlers: those belong to the main thread, whose
+// waits they interrupt.
+std::thread start_without_signals(std::function<void()> work) {
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, &before);
+  std::thread thread(std::move(work));
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
+}
+
+}  // namespace
+
+struct CheckpointWriter::Implementation {
+  Implementation(const std::string& path, const CheckpointWriterOptions& chosen, FileSystem& used)
+      : directory(path), options(chosen), files(used) {}
+
+  std::string directory;
+  CheckpointWriterOptions options;
+  FileSystem& files;
+  Snapshot snapshot;
+  std::thread thread;
+  std::atomic<bool> busy{false};
+  std::exception_ptr error;
+  std::mutex mutex;  // of the reports
+  std::vector<SaveReport> reports;
+
+  // Everything after the snapshot. Runs in the thread, or in the caller's when not async.
+  std::string write(const CheckpointMetadata& metadata, const std::vector<TensorRecord>& records,
+                    std::uint64_t& bytes) {
+    create_directories(files, directory);
+    const std::string unfinished = unfinished_path(directory, metadata.step);
+    if (options.num_shards == 1) remove_tree(files, unfinished);
+    files.create_directory(unfinished);
+    const ShardInfo info =
+        write_shard(files, unfinished, options.shard, options.num_shards, metadata, records);
+    bytes = info.bytes;
+    if (options.shard != 0) {
+      report_shard(files, unfinished, info, options.shard, options.num_shards);
+      return join_path(directory, checkpoint_name(metadata.step));
+    }
+    const std::vector<ShardInfo> shards =
+        gather_shards(files, unfinished, info, options.num_shards, options.shard_timeout_seconds);
+    const std::string path = commit_checkpoint(files, directory, metadata.step, shards);
+    delete_old_checkpoints(files, directory, options.keep, options.keep_every);
+    return path;
+  }
+
+  // As write(), with its outcome left in `reports` or `error`.
+  void run(const CheckpointMetadata& metadata, const std::vector<TensorRecord>& records,
+           SaveReport report, Clock::time_point start) {
+    try {
+      report.path = write(metadata, records, report.bytes);
+      report.total_seconds = seconds_since(start);
+      if (!options.async) report.stall_seconds = report.total_seconds;
+      const std::lock_guard lock(mutex);
+      reports.push_back(report);
+    } catch (const std::exception& failure) {
+      if (options.shard == 0) abandon_checkpoint(files, directory, metadata.step);
+      error = std::make_exception_ptr(std::runtime_error(describe(metadata.step, failure.what())));
+    }
+    busy = false;
+  }
+
+  std::string describe(std::int64_t step, const std::string& reason) {
+    constexpr double kMiB = 1024.0 * 1024.0;
+    return fmt::format(
+        "the checkpoint of step {} was not saved: {} ({:.1f} MiB free)\n"
+        "hint: older checkpoints and `latest` are as they were; free some space, or lower "
+        "checkpoint.keep",
+        step, reason, static_cast<double>(files.free_bytes(directory)) / kMiB);
+  }
+
+  void join() {
+    if (thread.joinable()) thread.join();
+  }
+
+  void rethrow() {
+    if (error) std::rethrow_exception(std::exchange(error, nullptr));
+  }
+};
+
+CheckpointWriter::CheckpointWriter(const std::string& directory,
+                                   const CheckpointWriterOptions& options, FileSystem& files)
+    : implementation_(new Implementation(directory, options, files)) {
+  CheckpointWriterOptions& chosen = implementation_->options;
+  if (chosen.num_shards < 1 || chosen.num_shards > kMaxShards || chosen.shard < 0 ||
+      chosen.shard >= chosen.num_shards)
+    throw std::invalid_argument(
+        fmt::format("a checkpoint cannot have a shard {} of {}", chosen.shard, chosen.num_shards));
+  if (chosen.copy_threads <= 0) chosen.copy_threads = usable_cores();
+  // Another thread's HDF5 calls (opening a token file) would meet those of the writing thread.
+  if (!hdf5_allows_threads()) chosen.async = false;
+  create_directories(files, directory);
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  implementation_->join();
+}
+
+void CheckpointWriter::save(const CheckpointMetadata& metadata, const ParameterSet& weights,
+                            const std::vector<NamedTensor>& optimizer) {
+  Implementation& self = *implementation_;
+  const auto start = Clock::now();
+  wait();
+  SaveReport report;
+  report.step = metadata.step;
+  report.wait_seconds = seconds_since(start);
+  const std::vector<NamedTensor> tensors = checkpoint_tensors(weights, optimizer);
+  if (!self.options.async) {
+    self.run(metadata, live_records(tensors), report, start);
+    return self.rethrow();
+  }
+  const auto copy_start = Clock::now();
+  auto records = self.snapshot.take(tensors, self.options.copy_threads);
+  report.copy_seconds = seconds_since(copy_start);
+  report.stall_seconds = seconds_since(start);
+  self.busy = true;
+  self.thread = start_without_signals([&self, metadata, records = std::move(records), report,
+                                       start] { self.run(metadata, records, report, start); });
+}
+
+void CheckpointWriter::wait() {
+  implementation_->join();
+  implementation_->rethrow();
+}
+
+void CheckpointWriter::check() {
+  if (!busy()) wait();
+}
+
+bool CheckpointWriter::busy() const {
+  return implementation_->busy;
+}
+
+std::vector<SaveReport> CheckpointWriter::take_reports() {
+  const std::lock_guard lock(implementation_->mutex);
+  return std::exchange(implementation_->reports, {});
+}
+
+std::int64_t CheckpointWriter::snapshot_bytes() const {
+  return implementation_->snapshot.bytes();
+}
+
+std::int64_t snapshot_bytes_of(const ParameterSet& weights,
+                               const std::vector<NamedTensor>& optimizer) {
+  return Snapshot::bytes_for(checkpoint_tensors(weights, optimizer));
+}
+
+}  // namespace chaski

@@ -1,0 +1,123 @@
+#include <array>
+#include <cstdio>
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include "fault/shard.h"
+
+namespace chaski {
+namespace {
+
+hid_t file_type_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return H5T_IEEE_F32LE;
+    case DType::bf16:
+      return H5T_STD_U16LE;
+    case DType::i32:
+      return H5T_STD_I32LE;
+    case DType::u8:
+      return H5T_STD_U8LE;
+  }
+  return H5I_INVALID_HID;
+}
+
+Hdf5Id dataspace_of(const Shape& shape) {
+  std::array<hsize_t, Shape::kMaxRank> dims{};
+  for (int i = 0; i < shape.rank(); ++i) dims[i] = static_cast<hsize_t>(shape[i]);
+  return shape.rank() == 0 ? Hdf5Id(H5Screate(H5S_SCALAR), H5Sclose)
+                           : Hdf5Id(H5Screate_simple(shape.rank(), dims.data(), nullptr), H5Sclose);
+}
+
+// Contiguous, with its place in the file fixed at once, so that a reader can map or read it there.
+Hdf5Id contiguous_layout() {
+  Hdf5Id list(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_layout(list.get(), H5D_CONTIGUOUS);
+  H5Pset_alloc_time(list.get(), H5D_ALLOC_TIME_EARLY);
+  H5Pset_fill_time(list.get(), H5D_FILL_TIME_NEVER);
+  H5Pset_obj_track_times(list.get(), 0);
+  return list;
+}
+
+void write_dataset(const Hdf5File& file, const TensorRecord& tensor) {
+  const Hdf5Id space = dataspace_of(tensor.shape);
+  const Hdf5Id layout = contiguous_layout();
+  const Hdf5Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+  H5Pset_create_intermediate_group(links.get(), 1);
+  const hid_t type = file_type_of(tensor.dtype);
+  const Hdf5Id dataset(H5Dcreate2(file.id(), tensor.name.c_str(), type, space.get(), links.get(),
+                                  layout.get(), H5P_DEFAULT),
+                       H5Dclose);
+  const void* data = tensor.data();
+  const auto bytes = static_cast<std::size_t>(tensor.shape.num_elements() * size_of(tensor.dtype));
+  // The memory's type is the file's: no conversion, one write straight from the tensor.
+  if (!dataset.valid() ||
+      (bytes > 0 && H5Dwrite(dataset.get(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)) {
+    file.check();
+    throw std::runtime_error(
+        fmt::format("{}: the HDF5 library cannot write /{}", file.path(), tensor.name));
+  }
+  write_attribute(file, dataset.get(), "dtype", std::string(name_of(tensor.dtype)));
+  write_attribute(file, dataset.get(), "xxh3_64", fmt::format("{:016x}", XXH3_64bits(data, bytes)));
+  file.check();
+}
+
+void write_contents(const Hdf5File& file, int shard, int num_shards,
+                    const CheckpointMetadata& metadata, const std::vector<TensorRecord>& tensors) {
+  write_shard_metadata(file, shard, num_shards, metadata);
+  for (const TensorRecord& tensor : tensors) write_dataset(file, tensor);
+  const std::string& model = metadata.tokenizer_model;
+  if (!model.empty())
+    write_dataset(file,
+                  {"tokenizer/model", DType::u8, Shape{static_cast<std::int64_t>(model.size())},
+                   [&] { return model.data(); }});
+}
+
+}  // namespace
+
+std::string shard_file_name(int shard, int num_shards) {
+  return fmt::format("shard-{:05}-of-{:05}.h5", shard, num_shards);
+}
+
+bool is_shard_file_name(const std::string& name) {
+  int shard = 0;
+  int num_shards = 0;
+  return name.size() < 32 &&
+         std::sscanf(name.c_str(), "shard-%5d-of-%5d.h5", &shard, &num_shards) == 2 &&
+         name == shard_file_name(shard, num_shards);
+}
+
+std::uint64_t checksum_of_file(File& file, std::uint64_t bytes) {
+  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(),
+                                                                              XXH3_freeState);
+  XXH3_64bits_reset(state.get());
+  std::vector<char> piece(std::size_t{4} << 20);
+  for (std::uint64_t offset = 0; offset < bytes;) {
+    const std::size_t size = std::min<std::uint64_t>(piece.size(), bytes - offset);
+    const std::size_t count = file.read_at(offset, piece.data(), size);
+    if (count == 0) break;
+    XXH3_64bits_update(state.get(), piece.data(), count);
+    offset += count;
+  }
+  return XXH3_64bits_digest(state.get());
+}
+
+ShardInfo write_shard(FileSystem& files, const std::string& directory, int shard, int num_shards,
+                      const CheckpointMetadata& metadata,
+                      const std::vector<TensorRecord>& tensors) {
+  ShardInfo info;
+  info.file = shard_file_name(shard, num_shards);
+  const std::string path = join_path(directory, info.file);
+  Hdf5File hdf5 = Hdf5File::create(files.create(path), path);
+  write_contents(hdf5, shard, num_shards, metadata, tensors);
+  hdf5.finish();
+  File& file = hdf5.file();
+  file.sync();
+  // Read back, because HDF5 does not write from front to back.
+  info.bytes = file.size();
+  info.checksum = checksum_of_file(file, info.bytes);
+  file.close();
+  return info;
+}
+
+}  // namespace chaski

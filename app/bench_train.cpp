@@ -1,0 +1,204 @@
+#include <algorithm>
+#include <chrono>
+#include <fmt/core.h>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "app/bench_command.h"
+#include "app/gemm_ceiling.h"
+#include "app/process_memory.h"
+#include "app/step_engine.h"
+#include "kernels/cpu_isa.h"
+#include "kernels/matmul.h"
+#include "parallel/communicator.h"
+
+namespace chaski {
+namespace {
+
+struct BenchTrainOptions {
+  std::string preset = "llama-60m";
+  std::int64_t micro_batch = 8;
+  std::int64_t sequence_length = 256;
+  int micro_batches = 1;
+  std::int64_t vocab_size = 0;
+  int steps = 10;
+  int warmup_steps = 2;
+  int threads = 0;
+  bool recompute = false;
+  bool json = false;
+};
+
+// The same tokens every step: the work does not depend on them.
+struct RandomTokens {
+  RandomTokens(Device& device, const BenchTrainOptions& options, std::int64_t vocab_size)
+      : tokens(device.allocate(DType::i32, {options.micro_batch, options.sequence_length},
+                               MemoryCategory::activations)),
+        targets(device.allocate(DType::i32, {options.micro_batch, options.sequence_length},
+                                MemoryCategory::activations)) {
+    std::mt19937 generator(1);
+    for (const Buffer* buffer : {&tokens, &targets}) {
+      const Tensor& tensor = buffer->tensor();
+      for (std::int64_t i = 0; i < tensor.num_elements(); ++i) {
+        tensor.i32()[i] = static_cast<std::int32_t>(generator() % vocab_size);
+      }
+    }
+  }
+  MicroBatch batch() const { return {tokens.tensor(), targets.tensor(), {}}; }
+
+  Buffer tokens;
+  Buffer targets;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
+}
+
+nlohmann::json memory_report(const Device& device) {
+  nlohmann::json report;
+  for (int i = 0; i < kNumMemoryCategories; ++i) {
+    const auto category = static_cast<MemoryCategory>(i);
+    report[name_of(category)] = device.memory().peak(category);
+  }
+  return report;
+}
+
+nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& options) {
+  const auto device = Device::create_cpu(options.threads);
+  const double ceiling = measure_gemm_ceiling(*device);
+  StepEngineOptions engine_options;
+  engine_options.model = llama_preset(options.preset);
+  if (options.vocab_size > 0) engine_options.model.vocab_size = options.vocab_size;
+  engine_options.model.max_position_embeddings =
+      std::max(engine_options.model.max_position_embeddings, options.sequence_length);
+  engine_options.num_replicas = communicator.size();
+  engine_options.micro_batches = options.micro_batches;
+  engine_options.micro_batch = options.micro_batch;
+  engine_options.sequence_length = options.sequence_length;
+  engine_options.policy = options.recompute ? ActivationPolicy::recompute : ActivationPolicy::exact;
+  StepEngine engine(communicator, *device, engine_options);
+  engine.stage().initialize(1);
+  const RandomTokens data(*device, options, engine_options.model.vocab_size);
+  const auto source = [&](int, int) { return data.batch(); };
+  const std::int64_t tokens_per_step =
+      options.micro_batch * options.sequence_length * options.micro_batches * communicator.size();
+
+  std::vector<double> seconds;
+  double waited = 0.0;
+  for (int step = 0; step < options.warmup_steps + options.steps; ++step) {
+    const auto start = std::chrono::steady_clock::now();
+    const StepOutcome outcome = engine.run(step, source, tokens_per_step, 1e-4, false);
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    if (step < options.warmup_steps) continue;
+    seconds.push_back(elapsed.count());
+    waited += outcome.communication_wait_seconds;
+  }
+  const auto [fastest, slowest] = std::minmax_element(seconds.begin(), seconds.end());
+  const double rate = static_cast<double>(tokens_per_step) / median(seconds);
+  const double gflops =
+      1e-9 * rate * engine_options.model.training_flops_per_token(options.sequence_length);
+  const double job_ceiling = communicator.size() * ceiling;
+  nlohmann::json report;
+  report["benchmark"] = "train";
+  report["preset"] = options.preset;
+  report["parameters"] = engine_options.model.num_parameters();
+  report["micro_batch"] = options.micro_batch;
+  report["micro_batches"] = options.micro_batches;
+  report["sequence_length"] = options.sequence_length;
+  report["activations"] = options.recompute ? "recompute" : "exact";
+  report["processes"] = communicator.size();
+  report["threads_per_process"] = device->num_threads();
+  report["instruction_set"] = name_of(cpu_isa());
+  report["gemm_library"] = gemm_library();
+  report["steps"] = options.steps;
+  report["step_seconds"] = {
+      {"median", median(seconds)}, {"fastest", *fastest}, {"slowest", *slowest}};
+  report["tokens_per_second"] = rate;
+  report["effective_gflops"] = gflops;
+  report["gemm_ceiling_gflops"] = job_ceiling;
+  report["gemm_share"] = gflops / job_ceiling;
+  report["communication_wait_seconds_per_step"] = waited / options.steps;
+  report["memory_bytes"] = memory_report(*device);
+  report["peak_resident_bytes"] = peak_resident_bytes();
+  return report;
+}
+
+void print_table(const nlohmann::json& report) {
+  const auto line = [](const char* name, const std::string& value) {
+    fmt::print("{:<28}{}\n", name, value);
+  };
+  line("model", fmt::format("{}, {:.1f} M parameters", report["preset"].get<std::string>(),
+                            1e-6 * report["parameters"].get<double>()));
+  line("batch", fmt::format("{} x {} tokens, {} micro-batches, {} processes x {} threads",
+                            report["micro_batch"].get<std::int64_t>(),
+                            report["sequence_length"].get<std::int64_t>(),
+                            report["micro_batches"].get<int>(), report["processes"].get<int>(),
+                            report["threads_per_process"].get<int>()));
+  const nlohmann::json& seconds = report["step_seconds"];
+  line("step, seconds",
+       fmt::format("{:.3f} median ({:.3f} to {:.3f}) of {}", seconds["median"].get<double>(),
+                   seconds["fastest"].get<double>(), seconds["slowest"].get<double>(),
+                   report["steps"].get<int>()));
+  line("tokens/s", fmt::format("{:.0f}", report["tokens_per_second"].get<double>()));
+  line("GEMM ceiling, GFLOP/s",
+       fmt::format("{:.0f} ({}, {})", report["gemm_ceiling_gflops"].get<double>(),
+                   report["gemm_library"].get<std::string>(),
+                   report["instruction_set"].get<std::string>()));
+  line("effective, GFLOP/s",
+       fmt::format("{:.0f}, {:.3f} of the ceiling", report["effective_gflops"].get<double>(),
+                   report["gemm_share"].get<double>()));
+  for (const auto& [category, bytes] : report["memory_bytes"].items()) {
+    line(("memory, " + category).c_str(),
+         fmt::format("{:.1f} MiB", bytes.get<double>() / (1 << 20)));
+  }
+  line("memory, whole process, peak",
+       fmt::format("{:.1f} MiB", report["peak_resident_bytes"].get<double>() / (1 << 20)));
+}
+
+void run_bench_train(const BenchTrainOptions& options) {
+  MpiRuntime runtime;
+  Communicator communicator(runtime);
+  const nlohmann::json report = measure(communicator, options);
+  if (communicator.rank() != 0) return;
+  if (options.json) {
+    fmt::print("{}\n", report.dump(2));
+  } else {
+    print_table(report);
+  }
+}
+
+}  // namespace
+
+void register_bench_train(CLI::App& bench) {
+  auto options = std::make_shared<BenchTrainOptions>();
+  CLI::App* command = bench.add_subcommand(
+      "train", "Whole training steps on random tokens; under mpirun data-parallel");
+  command->add_option("--preset", options->preset, "Model shape")->capture_default_str();
+  command->add_option("--vocab-size", options->vocab_size,
+                      "Instead of the preset's; 0: the preset's");
+  command->add_option("--micro-batch", options->micro_batch, "Rows of a micro-batch")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--micro-batches", options->micro_batches, "Of a step, in each process")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--sequence-length", options->sequence_length, "Tokens of a row")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--steps", options->steps, "Steps to measure")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--warmup-steps", options->warmup_steps, "Steps before measuring")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "CPU threads of a process; 0: all cores")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--recompute", options->recompute, "Keep only the blocks' inputs");
+  command->add_flag("--json", options->json, "One JSON object on standard output");
+  command->callback([options] { run_bench_train(*options); });
+}
+
+}  // namespace chaski

@@ -1,0 +1,98 @@
+#include "app/step_engine.h"
+
+#include <array>
+#include <cmath>
+#include <fmt/core.h>
+
+#include "optim/gradient_norm.h"
+
+namespace chaski {
+
+StepEngine::StepEngine(Communicator& communicator, Device& device, const StepEngineOptions& options)
+    : communicator_(communicator),
+      gradient_clip_(options.gradient_clip),
+      roster_(Roster::initial(options.num_replicas, options.num_stages, communicator.size())),
+      slot_(roster_.slots_of(roster_.process_at(communicator.rank())).front()) {
+  StageOptions stage_options;
+  stage_options.micro_batch = options.micro_batch;
+  stage_options.sequence_length = options.sequence_length;
+  stage_options.policy = options.policy;
+  stage_options.micro_batches_in_flight =
+      max_in_flight(options.schedule, slot_.stage, options.num_stages, options.micro_batches);
+  stage_ = std::make_unique<Stage>(device, options.model,
+                                   stage_range(options.model, slot_.stage, options.num_stages),
+                                   stage_options);
+  optimizer_ = make_adamw(device, stage_->parameters(), options.adamw);
+  reducer_ = std::make_unique<GradientReducer>(communicator, roster_.ranks_of_stage(slot_.stage),
+                                               slot_.stage, stage_->parameters(), options.reducer);
+  gate_.target = reducer_.get();
+  executor_ = std::make_unique<PipelineExecutor>(
+      communicator, roster_, options.schedule, options.micro_batches,
+      std::vector<HostedSlot>{{.slot = slot_, .stage = stage_.get(), .listener = &gate_}});
+  transaction_ = std::make_unique<StepTransaction>(communicator, [this] {
+    executor_->abort();
+    reducer_->abort();
+  });
+}
+
+StepOutcome StepEngine::run(std::int64_t step, const BatchSource& source, std::int64_t targets,
+                            double learning_rate, bool stop_requested) {
+  transaction_->begin(step, roster_.epoch());
+  StepOutcome outcome;
+  try {
+    outcome = run_open_step(source, targets, stop_requested);
+  } catch (...) {
+    transaction_->abort();
+    throw;
+  }
+  if (outcome.verdict.commit) {
+    optimizer_->step({.step = step + 1,
+                      .learning_rate = learning_rate,
+                      .gradient_scale = clip_factor(outcome.gradient_norm, gradient_clip_)});
+  }
+  return outcome;
+}
+
+StepOutcome StepEngine::run_open_step(const BatchSource& source, std::int64_t targets,
+                                      bool stop_requested) {
+  stage_->parameters().zero_gradients();
+  const PipelineResult result = executor_->run_step(source, 1.0f / static_cast<float>(targets));
+  reducer_->finish();
+  // The replicas of a stage hold the same sums now; one of them speaks for it.
+  const double squares = slot_.replica == 0 ? gradient_sum_of_squares(stage_->parameters()) : 0.0;
+  std::array<double, 3> sums{result.loss_sum, static_cast<double>(result.num_targets), squares};
+  communicator_.all_reduce_sum(std::span<double>(sums));
+  StepOutcome outcome;
+  outcome.targets = static_cast<std::int64_t>(sums[1]);
+  outcome.loss = sums[0] / sums[1];
+  outcome.gradient_norm = std::sqrt(sums[2]);
+  outcome.communication_wait_seconds = reducer_->last_wait_seconds() + result.wait_seconds;
+  StepVote vote;
+  vote.non_finite = !std::isfinite(outcome.loss) || !std::isfinite(outcome.gradient_norm);
+  vote.stop_requested = stop_requested;
+  outcome.verdict = transaction_->agree(vote);
+  return outcome;
+}
+
+std::string StepEngine::locate_nonfinite(const BatchSource& source, std::int64_t targets) {
+  gate_.target = nullptr;
+  stage_->parameters().zero_gradients();
+  const PipelineResult result = executor_->run_step(source, 1.0f / static_cast<float>(targets));
+  gate_.target = reducer_.get();
+  const NonFinite found = find_nonfinite_gradient(stage_->parameters());
+  std::string finding;
+  if (found.count > 0) {
+    finding = fmt::format("rank {}: gradient of {} has {} NaN or infinite elements{}",
+                          communicator_.rank(), found.name, found.count,
+                          std::isfinite(result.loss_sum) ? "" : "; its loss is not finite either");
+  } else if (!std::isfinite(result.loss_sum)) {
+    finding = fmt::format("rank {}: the loss is not finite", communicator_.rank());
+  }
+  std::string findings;
+  for (const std::string& line : communicator_.gather(finding, 0)) {
+    if (!line.empty()) findings += (findings.empty() ? "" : "; ") + line;
+  }
+  return findings;
+}
+
+}  // namespace chaski

@@ -1,0 +1,98 @@
+#include "model/decoder.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
+#include <map>
+
+#include "tests/model/tiny_model.h"
+
+namespace chaski {
+namespace {
+
+using testing::tiny_config;
+using testing::tiny_options;
+using testing::TinyBatch;
+
+// Feeding tokens in any portions gives the losses that a whole forward pass gives.
+TEST(DecoderTest, AgreesWithTheForwardPass) {
+  const auto device = Device::create_cpu(1);
+  const LlamaConfig config = tiny_config();
+  Stage stage(*device, config, stage_range(config, 0, 1), tiny_options(1, 12));
+  stage.initialize(5);
+  const TinyBatch data(*device, config, 1, 12);
+  const MicroBatch batch = data.batch();
+  stage.evaluate(batch, {});
+  const std::span<const std::int32_t> tokens(batch.tokens.i32(), 12);
+  for (const std::vector<int>& portions :
+       {std::vector<int>{12}, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {5, 1, 6}}) {
+    Decoder decoder(*device, stage, 12);
+    int begin = 0;
+    for (const int count : portions) {
+      const Tensor logits = decoder.feed(tokens.subspan(begin, count), true);
+      for (int i = 0; i < count; ++i) {
+        const std::int32_t target = batch.targets.i32()[begin + i];
+        if (target < 0) continue;
+        const float* row = logits.f32() + i * config.vocab_size;
+        double total = 0.0;
+        for (std::int64_t j = 0; j < config.vocab_size; ++j) total += std::exp(double(row[j]));
+        EXPECT_NEAR(std::log(total) - row[target], stage.token_losses().f32()[begin + i], 1e-4);
+      }
+      begin += count;
+    }
+    EXPECT_EQ(decoder.position(), 12);
+    EXPECT_THROW(decoder.feed(tokens.subspan(0, 1)), std::invalid_argument);
+  }
+}
+
+TEST(DecoderTest, CapacityIsChecked) {
+  const auto device = Device::create_cpu(1);
+  const LlamaConfig config = tiny_config();
+  Stage stage(*device, config, stage_range(config, 0, 1), tiny_options(1, 4));
+  EXPECT_THROW(Decoder(*device, stage, config.max_position_embeddings + 1), std::invalid_argument);
+  EXPECT_THROW(Decoder(*device, stage, 0), std::invalid_argument);
+}
+
+const std::vector<float> kLogits = {0.0f, 2.0f, 1.0f, -1.0f};
+
+std::map<std::int32_t, double> frequencies(const SamplingOptions& options) {
+  std::map<std::int32_t, double> result;
+  const int n = 20000;
+  for (int i = 0; i < n; ++i) result[sample_token(kLogits, options, (i + 0.5) / n)] += 1.0 / n;
+  return result;
+}
+
+TEST(SamplingTest, FollowsTheSoftmaxOfTheTemperature) {
+  for (const double temperature : {0.5, 1.0, 2.0}) {
+    const auto seen = frequencies({.temperature = temperature});
+    double total = 0.0;
+    for (const float logit : kLogits) total += std::exp(logit / temperature);
+    for (std::size_t i = 0; i < kLogits.size(); ++i) {
+      EXPECT_NEAR(seen.at(static_cast<std::int32_t>(i)), std::exp(kLogits[i] / temperature) / total,
+                  1e-3);
+    }
+  }
+}
+
+TEST(SamplingTest, TopKAndTopPCutTheTail) {
+  const auto greedy = frequencies({.temperature = 0.0});
+  ASSERT_EQ(greedy.size(), 1u);
+  EXPECT_EQ(greedy.begin()->first, 1);
+  EXPECT_EQ(frequencies({.temperature = 1.0, .top_k = 2}).size(), 2u);
+  const auto one = frequencies({.temperature = 1.0, .top_k = 1});
+  EXPECT_EQ(one.begin()->first, 1);
+  // Probabilities 0.644, 0.237, 0.087, 0.032: the first two reach 0.7 together.
+  EXPECT_EQ(frequencies({.temperature = 1.0, .top_p = 0.7}).size(), 2u);
+  EXPECT_EQ(frequencies({.temperature = 1.0, .top_p = 0.6}).size(), 1u);
+  EXPECT_EQ(frequencies({.temperature = 1.0, .top_p = 1.0}).size(), 4u);
+}
+
+TEST(SamplingTest, OptionsOutOfRangeAreRefused) {
+  EXPECT_THROW((SamplingOptions{.temperature = -1.0}.validate()), std::invalid_argument);
+  EXPECT_THROW((SamplingOptions{.top_k = -1}.validate()), std::invalid_argument);
+  EXPECT_THROW((SamplingOptions{.top_p = 0.0}.validate()), std::invalid_argument);
+  EXPECT_THROW((SamplingOptions{.top_p = 1.5}.validate()), std::invalid_argument);
+  SamplingOptions{}.validate();
+}
+
+}  // namespace
+}  // namespace chaski

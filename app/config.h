@@ -12,6 +12,7 @@
 #include "model/stage.h"
 #include "optim/adamw.h"
 #include "optim/schedule.h"
+#include "parallel/schedule.h"
 
 namespace chaski {
 
@@ -77,14 +78,12 @@ struct ScheduleConfig {
   bool operator==(const ScheduleConfig&) const = default;
 };
 
-enum class PipelineScheduleKind { one_forward_one_backward, gpipe };
-
 struct ParallelConfig {
   std::int64_t data = 0;          // replicas; 0: as many as the processes allow
   std::int64_t pipeline = 1;      // stages of a replica
   std::int64_t micro_batch = 8;   // rows
   std::int64_t global_batch = 8;  // rows of a step, over all replicas and micro-batches
-  PipelineScheduleKind schedule = PipelineScheduleKind::one_forward_one_backward;
+  ScheduleKind schedule = ScheduleKind::one_f_one_b;
   double bucket_mb = 8.0;  // MiB of gradients reduced in one message
 
   bool operator==(const ParallelConfig&) const = default;

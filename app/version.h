@@ -1,0 +1,13 @@
+#pragma once
+
+#include <string>
+
+namespace chaski {
+
+std::string program_version();  // "0.1.0"
+std::string program_commit();  // "1a2b3c4d5e6f", "…-dirty" with uncommitted changes, or "unknown"
+// What `chaski --version` prints: program, commit, compiler, instruction set, libraries; one a
+// line.
+std::string version_text();
+
+}  // namespace chaski

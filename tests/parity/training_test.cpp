@@ -32,7 +32,6 @@ TEST_P(TrainingParity, TenSteps) {
   const auto& [name, row_by_row] = GetParam();
   const Golden golden(name);
   const Golden::Training& training = golden.training;
-  if (training.batches.empty()) GTEST_SKIP() << "not trained";
   ASSERT_EQ(training.batches.size(), 10u);
   const auto device = Device::create_cpu(2);
   Stage stage(*device, golden.config, stage_range(golden.config, 0, 1),
@@ -64,7 +63,9 @@ TEST_P(TrainingParity, TenSteps) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, TrainingParity,
-                         testing::Combine(testing::ValuesIn(Golden::names()), testing::Bool()),
+                         testing::Combine(testing::Values("mha_untied", "gqa_tied", "mqa_odd",
+                                                          "documents", "long"),
+                                          testing::Bool()),
                          [](const auto& info) {
                            return std::get<0>(info.param) +
                                   (std::get<1>(info.param) ? "_RowByRow" : "_Whole");

@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "kernels/tensor.h"
 #include "model/llama_config.h"
 
 namespace chaski {
@@ -17,10 +19,18 @@ struct SpecialTokens {
   std::int64_t bos = -1;  // -1: none
   std::int64_t eos = -1;
   std::int64_t pad = -1;
+  std::int64_t unk = -1;
 };
 // config.json for transformers 4 and 5; `dtype`: "float32" or "bfloat16", that of the weights.
 std::string huggingface_config(const LlamaConfig& config, const SpecialTokens& special,
                                const std::string& dtype = "float32");
 std::string huggingface_generation_config(const SpecialTokens& special);
+
+// The names and shapes of all weights of such a model. Without lm_head.weight when tied.
+struct WeightShape {
+  std::string name;
+  Shape shape;
+};
+std::vector<WeightShape> huggingface_weights(const LlamaConfig& config);
 
 }  // namespace chaski

@@ -22,7 +22,7 @@ struct SafetensorsEntry {
 };
 
 // Reads `x.safetensors`, or a directory with `model.safetensors` or with the shards that
-// `model.safetensors.index.json` names. Files are mapped: nothing is read before it is asked for.
+// `model.safetensors.index.json` names. Elements are read when they are asked for.
 // Damaged or hostile files throw std::runtime_error naming the file and what is wrong.
 class SafetensorsReader {
  public:

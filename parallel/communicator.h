@@ -42,13 +42,13 @@ class Request {
 
  private:
   friend class Communicator;
+  void add(MPI_Request handle);
+  void release() noexcept;
+
   MPI_Request handle_ = MPI_REQUEST_NULL;
   std::vector<MPI_Request> more_;  // further parts of a message longer than one MPI call may carry
   int peer_ = -1;                  // -1: all
 };
-
-// target[i] += source[i].
-void add_in_place(float* target, const float* source, std::int64_t count);
 
 // The processes that take part in a job, at one epoch of its Roster, and every way in which they
 // talk. Nothing blocks inside MPI: each wait is a loop that tests, sees failures (PeerFailure) and
@@ -119,14 +119,18 @@ class Communicator {
 
  private:
   void check(int code, const char* what, int peer);
-  bool test_handle(MPI_Request& handle, const char* what, int peer);
-  Request collective(MPI_Request handle);
+  void adopt();
+  void throw_if_revoked();
+  void wait_until(const std::function<bool()>& done, bool heed_revocation);
+  bool test_handle(MPI_Request& handle, int peer);
+  Request iall_reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op);
 
   MpiRuntime& runtime_;
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;
   int max_tag_ = 32767;
+  bool broken_ = false;  // a peer failed or the communicator was revoked
   std::function<void()> wait_callback_;
 };
 

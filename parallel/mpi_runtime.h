@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <mpi.h>
 #include <string>
 
 namespace chaski {
@@ -41,8 +42,11 @@ class MpiRuntime {
   [[noreturn]] void abort(int exit_code) noexcept;
 
  private:
-  bool arrive(void* comm, std::chrono::milliseconds limit) noexcept;
+  bool arrive(MPI_Comm comm, std::chrono::milliseconds limit) noexcept;
 
+  // Barriers of their own, so that those who leave in order and those who fail do not meet.
+  MPI_Comm finish_comm_ = MPI_COMM_NULL;
+  MPI_Comm error_comm_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;
   bool survives_failures_ = false;

@@ -40,7 +40,7 @@ class PipelineExecutor {
   // sequence length and must leave room for max_in_flight micro-batches.
   // Throws std::invalid_argument otherwise.
   PipelineExecutor(Communicator& communicator, const Roster& roster, ScheduleKind kind,
-                   int num_micro_batches, std::vector<HostedSlot> hosted);
+                   int num_micro_batches, const std::vector<HostedSlot>& hosted);
   ~PipelineExecutor();
 
   // Runs all micro-batches forward and backward; adds to the stages' gradients those of

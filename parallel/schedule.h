@@ -47,11 +47,20 @@ struct SlotInstruction {
 };
 using ProcessProgram = std::vector<SlotInstruction>;
 
+// When an instruction computes, from the start of the step.
+struct ComputeSpan {
+  Slot slot;
+  Instruction instruction;
+  double begin = 0;
+  double end = 0;
+};
+
 struct Simulation {
   // By rank of the live processes, in the order in which each executes them.
   std::vector<ProcessProgram> programs;
-  std::vector<double> idle;         // by rank: makespan minus time spent computing
-  std::vector<int> peak_in_flight;  // by stage · replicas + replica
+  std::vector<std::vector<ComputeSpan>> spans;  // likewise
+  std::vector<double> idle;                     // by rank: makespan minus time spent computing
+  std::vector<int> peak_in_flight;              // by stage · replicas + replica
   double makespan = 0;
 };
 

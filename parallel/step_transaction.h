@@ -39,23 +39,27 @@ class StepTransaction {
 
   // Throws std::logic_error when a step is open.
   void begin(std::int64_t step, int epoch);
-  // Ends the step by a vote of all live processes. Throws PeerFailure (then call abort) and
-  // std::logic_error when processes are at different steps or epochs.
+  // Ends the step by a vote of all live processes. Throws PeerFailure on all of them when a process
+  // died or gave up the step after a failure (then call abort), and std::logic_error when processes
+  // are at different steps or epochs.
   StepVerdict agree(const StepVote& vote);
-  // Gives up the open step: tells all others, then calls drop_work. Does nothing without an open
-  // step.
+  // Gives up the step after a failure: ends what others wait for, calls drop_work, and votes, if
+  // this process has not, so that the step fails for all. Does nothing without a step.
   void abort() noexcept;
 
-  bool open() const { return open_; }
+  bool open() const { return state_ != State::closed; }
   std::int64_t step() const { return step_; }
   int epoch() const { return epoch_; }
 
  private:
+  enum class State { closed, open, voted };
+  std::uint32_t vote(std::uint32_t flags);
+
   Communicator& communicator_;
   std::function<void()> drop_work_;
   std::int64_t step_ = -1;
   int epoch_ = 0;
-  bool open_ = false;
+  State state_ = State::closed;
 };
 
 }  // namespace chaski

@@ -1,0 +1,56 @@
+#include "app/corpus_arguments.h"
+
+#include <fmt/format.h>
+#include <map>
+
+#include "app/human_format.h"
+
+namespace chaski {
+
+void CorpusArguments::add_to(CLI::App& command) {
+  command
+      .add_option("corpus", corpus,
+                  "Files (.txt, .jsonl, also with .gz or .zst), globs, or folders of such files")
+      ->required()
+      ->type_name("CORPUS");
+  command.add_option("--text-key", options.text_key, "Key of a .jsonl object that holds the text")
+      ->capture_default_str();
+  command
+      .add_option("--document-separator", options.document_separator,
+                  "Lines of a .txt file in which this regular expression is found separate "
+                  "documents; '': each file is one document. Default: blank lines")
+      ->type_name("REGEX");
+  command
+      .add_option("--invalid-utf8", options.invalid_utf8,
+                  "What to do with bytes that are no UTF-8: stop with an error, or replace them "
+                  "by U+FFFD")
+      ->type_name("error|replace")
+      ->default_str("error")
+      ->transform(
+          CLI::Transformer(std::map<std::string, InvalidUtf8>{{"error", InvalidUtf8::kError},
+                                                              {"replace", InvalidUtf8::kReplace}})
+              .description(""))
+      ->check(CLI::IsMember(
+                  {static_cast<int>(InvalidUtf8::kError), static_cast<int>(InvalidUtf8::kReplace)})
+                  .description(""));
+}
+
+std::uint64_t total_bytes(const std::vector<CorpusFile>& files) {
+  std::uint64_t bytes = 0;
+  for (const CorpusFile& file : files) bytes += file.bytes;
+  return bytes;
+}
+
+std::string describe(const CorpusCounts& counts) {
+  std::string text = fmt::format("{} documents, {} of text", counts.documents,
+                                 format_bytes(static_cast<std::int64_t>(counts.text_bytes)));
+  if (counts.empty_documents > 0) {
+    text += fmt::format("; {} empty documents skipped", counts.empty_documents);
+  }
+  if (counts.replaced > 0) {
+    text += fmt::format("; {} ill-formed UTF-8 sequences replaced by U+FFFD", counts.replaced);
+  }
+  return text;
+}
+
+}  // namespace chaski

@@ -59,8 +59,8 @@ void SendLink::finish() {
   communicator_.wait_all(requests_);
 }
 
-void SendLink::drain() noexcept {
-  communicator_.drain(requests_, kDrainLimit);
+bool SendLink::drain(std::chrono::milliseconds limit) noexcept {
+  return communicator_.drain(requests_, limit);
 }
 
 ReceiveLink::ReceiveLink(Communicator& communicator, Device& device, int from_rank, int tag,
@@ -93,8 +93,8 @@ void ReceiveLink::release(int micro_batch) {
   post(micro_batch + static_cast<int>(buffers_.size()));
 }
 
-void ReceiveLink::drain() noexcept {
-  communicator_.drain(requests_, kDrainLimit);
+bool ReceiveLink::drain(std::chrono::milliseconds limit) noexcept {
+  return communicator_.drain(requests_, limit);
 }
 
 }  // namespace chaski

@@ -7,6 +7,7 @@
 
 #include "app/bench_command.h"
 #include "app/gemm_ceiling.h"
+#include "app/mpi_session.h"
 #include "app/process_memory.h"
 #include "app/step_engine.h"
 #include "kernels/cpu_isa.h"
@@ -158,8 +159,7 @@ void print_table(const nlohmann::json& report) {
 }
 
 void run_bench_train(const BenchTrainOptions& options) {
-  MpiRuntime runtime;
-  Communicator communicator(runtime);
+  Communicator communicator(mpi_session());
   const nlohmann::json report = measure(communicator, options);
   if (communicator.rank() != 0) return;
   if (options.json) {

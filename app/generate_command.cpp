@@ -84,21 +84,21 @@ void run_generate(const GenerateOptions& options) {
   options.sampling.validate();
   const std::string prompt = read_prompt(options);
   const auto device = Device::create_cpu(options.threads);
-  const LoadedModel model =
-      load_model(*device, options.checkpoint, StageOptions{.training = false});
-  const auto tokenizer = tokenizer_of(model);
+  const CheckpointReader checkpoint(options.checkpoint, Verification::sizes);
+  const auto stage = load_model(*device, checkpoint, StageOptions{.training = false});
+  const auto tokenizer = tokenizer_of(checkpoint);
 
   // A document in training follows the end of another: that is what generation begins with.
   std::vector<std::int32_t> tokens;
   if (tokenizer->eos_id() >= 0) tokens.push_back(tokenizer->eos_id());
   for (const std::int32_t id : tokenizer->encode(prompt)) tokens.push_back(id);
-  const std::int64_t positions = model.metadata.model.max_position_embeddings;
+  const std::int64_t positions = checkpoint.metadata().model.max_position_embeddings;
   if (static_cast<std::int64_t>(tokens.size()) >= positions) {
     throw std::invalid_argument(fmt::format(
         "the prompt's {} tokens do not fit: the model has {} positions", tokens.size(), positions));
   }
   const std::int64_t wanted = static_cast<std::int64_t>(tokens.size()) + options.max_tokens;
-  Decoder decoder(*device, *model.stage, std::min(wanted, positions));
+  Decoder decoder(*device, *stage, std::min(wanted, positions));
   Tensor logits = decoder.feed(tokens);
   Printer::write(prompt);
   const auto start = std::chrono::steady_clock::now();

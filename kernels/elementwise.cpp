@@ -1,5 +1,7 @@
 #include "kernels/elementwise.h"
 
+#include <cstring>
+
 #include "kernels/dispatch.h"
 #include "kernels/elementwise_cpu.h"
 
@@ -27,6 +29,16 @@ void fill(const Tensor& out, float value) {
   const Device& device = cpu_device("fill", out);
   const std::int64_t count = out.num_elements();
   CHASKI_CPU_KERNELS(elementwise_kernels).fill(out.f32(), value, count, threads_for(device, count));
+}
+
+void copy_from_host(const void* from, const Tensor& to) {
+  cpu_device("copy_from_host", to);
+  std::memcpy(to.raw(), from, static_cast<std::size_t>(to.num_bytes()));
+}
+
+void copy_to_host(const Tensor& from, void* to) {
+  cpu_device("copy_to_host", from);
+  std::memcpy(to, from.raw(), static_cast<std::size_t>(from.num_bytes()));
 }
 
 void copy(const Tensor& from, const Tensor& to) {

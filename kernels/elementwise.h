@@ -6,6 +6,9 @@ namespace chaski {
 
 void fill(const Tensor& out, float value);
 void copy(const Tensor& from, const Tensor& to);  // same dtype and number of elements
+// Between host memory and a tensor: tensor.num_bytes() bytes, complete on return.
+void copy_from_host(const void* from, const Tensor& to);
+void copy_to_host(const Tensor& from, void* to);
 void add(const Tensor& a, const Tensor& b, const Tensor& out);  // out may be a or b
 void scale(const Tensor& x, float factor);                      // in place
 

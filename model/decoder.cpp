@@ -6,6 +6,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/rmsnorm.h"
@@ -45,7 +46,7 @@ Tensor Decoder::feed(std::span<const std::int32_t> tokens, bool all_logits) {
   }
   Workspace::Frame frame(device_);
   const Tensor ids = frame.tensor(DType::i32, {count});
-  std::copy(tokens.begin(), tokens.end(), ids.i32());
+  copy_from_host(tokens.data(), ids);
   const Tensor residual = frame.f32({count, config.hidden_size});
   embedding_forward(stage_.embedding_weight(), ids, residual);
   for (std::size_t i = 0; i < caches_.size(); ++i) {

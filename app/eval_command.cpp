@@ -1,0 +1,153 @@
+#include "app/eval_command.h"
+
+#include <fmt/core.h>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+
+#include "app/config.h"
+#include "app/evaluation.h"
+#include "app/job.h"
+#include "app/loaded_model.h"
+#include "app/mpi_session.h"
+
+namespace chaski {
+namespace {
+
+struct EvalArguments {
+  std::string checkpoint;
+  std::vector<std::string> data;
+  std::string part;
+  std::int64_t sequence_length = 0;  // 0: the checkpoint's
+  std::int64_t micro_batch = 8;
+  std::int64_t max_tokens = 0;
+  int threads = 0;
+  bool json = false;
+};
+
+// The validation part where every file has one, else the train part; or what was asked for.
+std::shared_ptr<const TokenStream> open_stream(const EvalArguments& arguments) {
+  Part part = Part::kValidation;
+  if (arguments.part == "train") part = Part::kTrain;
+  if (arguments.part.empty()) {
+    for (const std::string& path : arguments.data) {
+      if (!TokenFile::open(path)->has_part(Part::kValidation)) part = Part::kTrain;
+    }
+  }
+  return TokenStream::open(arguments.data, part);
+}
+
+void check_fits(const CheckpointReader& checkpoint, const TokenStream& stream) {
+  const CheckpointMetadata& metadata = checkpoint.metadata();
+  const std::string& expected = metadata.tokenizer_fingerprint;
+  const std::string& path = stream.files().front()->path();
+  if (!expected.empty() && stream.fingerprint() != expected) {
+    throw std::invalid_argument(
+        fmt::format("{} was made with tokenizer {}, but {} was trained with {}\nhint: run `chaski "
+                    "tokenize` with the checkpoint's tokenizer; `chaski export` writes it",
+                    path, stream.fingerprint(), checkpoint.path(), expected));
+  }
+  if (stream.vocab_size() > static_cast<std::uint64_t>(metadata.model.vocab_size)) {
+    throw std::invalid_argument(
+        fmt::format("{} has {} tokens in its vocabulary, but the model {} has only {}", path,
+                    stream.vocab_size(), checkpoint.path(), metadata.model.vocab_size));
+  }
+}
+
+// What was asked for, or what the model was trained with, or, for an imported one, all positions.
+std::int64_t sequence_length_for(const EvalArguments& arguments,
+                                 const CheckpointMetadata& metadata) {
+  const std::int64_t positions = metadata.model.max_position_embeddings;
+  if (arguments.sequence_length > positions) {
+    throw std::invalid_argument(
+        fmt::format("--sequence-length {} is not allowed: the model has positions for 1 to {}",
+                    arguments.sequence_length, positions));
+  }
+  if (arguments.sequence_length > 0) return arguments.sequence_length;
+  if (metadata.config_toml.empty()) return positions;
+  return parse_config(metadata.config_toml, "the checkpoint's config").data.sequence_length;
+}
+
+void print_result(const EvalArguments& arguments, const CheckpointReader& checkpoint,
+                  const TokenStream& stream, const EvaluationResult& result) {
+  const double bits_per_byte = result.bits_per_byte(tokens_per_byte(stream));
+  if (arguments.json) {
+    nlohmann::ordered_json report;
+    report["checkpoint"] = checkpoint.path();
+    report["part"] = part_name(stream.part());
+    report["tokens"] = result.tokens;
+    report["loss"] = result.loss();
+    report["perplexity"] = result.perplexity();
+    report["bits_per_byte"] = bits_per_byte;
+    fmt::print("{}\n", report.dump(2));
+    return;
+  }
+  fmt::print("checkpoint     {} (step {})\n", checkpoint.path(), checkpoint.metadata().step);
+  fmt::print("data           {} part, {} tokens\n", part_name(stream.part()), result.tokens);
+  fmt::print("loss           {:.6f} nats per token\n", result.loss());
+  fmt::print("perplexity     {:.4f}\n", result.perplexity());
+  fmt::print("bits per byte  {:.4f}\n", bits_per_byte);
+}
+
+void run_eval(const EvalArguments& arguments) {
+  Communicator communicator(mpi_session());
+  const CheckpointReader checkpoint(arguments.checkpoint, Verification::sizes);
+  const auto stream = open_stream(arguments);
+  check_fits(checkpoint, *stream);
+  const auto device = Device::create_cpu(threads_for_process(communicator, arguments.threads));
+  StageOptions options;
+  options.training = false;
+  options.micro_batch = arguments.micro_batch;
+  options.sequence_length = sequence_length_for(arguments, checkpoint.metadata());
+  const auto stage = load_model(*device, checkpoint, options);
+  const Roster roster = Roster::initial(communicator.size(), 1, communicator.size());
+  const Slot slot{.replica = communicator.rank(), .stage = 0};
+  PipelineExecutor executor(communicator, roster, ScheduleKind::one_f_one_b, 1,
+                            {{.slot = slot, .stage = stage.get()}});
+  BatchTensors tensors(*device, options.micro_batch, options.sequence_length);
+  const EvaluationSetting setting{
+      communicator, executor, roster, slot, tensors, options.micro_batch, options.sequence_length};
+  std::optional<ProgressBar> progress;
+  if (communicator.rank() == 0) {
+    const EvaluationWindows mine(stream, options.sequence_length, 0, communicator.size(),
+                                 arguments.max_tokens);
+    progress.emplace("eval", static_cast<std::int64_t>(mine.shard_windows()), "windows");
+  }
+  const EvaluationResult result =
+      evaluate(setting, stream, arguments.max_tokens, progress ? &*progress : nullptr);
+  if (communicator.rank() != 0) return;
+  progress->finish();
+  print_result(arguments, checkpoint, *stream, result);
+}
+
+}  // namespace
+
+void register_eval_command(CLI::App& app) {
+  auto arguments = std::make_shared<EvalArguments>();
+  CLI::App* command = app.add_subcommand(
+      "eval", "Perplexity and bits per byte of a model on token files; also under mpirun");
+  command->add_option("--checkpoint", arguments->checkpoint, "Checkpoint or run directory")
+      ->required();
+  command->add_option("--data", arguments->data, "Token files")->required();
+  command
+      ->add_option("--part", arguments->part,
+                   "Part of the token files; default: validation where all have it, else train")
+      ->check(CLI::IsMember({"train", "validation"}));
+  command
+      ->add_option("--sequence-length", arguments->sequence_length,
+                   "Tokens of a window; default: as in training")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--micro-batch", arguments->micro_batch, "Windows at a time")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--max-tokens", arguments->max_tokens, "Only so many from the beginning")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", arguments->threads, "CPU threads a process; 0: its share")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--json", arguments->json, "One JSON object on standard output");
+  command->callback([arguments] { run_eval(*arguments); });
+}
+
+}  // namespace chaski

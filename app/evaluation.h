@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "app/batch_tensors.h"
+#include "app/progress_bar.h"
+#include "data/evaluation_windows.h"
+#include "data/sequence_dataset.h"
+#include "parallel/communicator.h"
+#include "parallel/pipeline_executor.h"
+#include "parallel/roster.h"
+
+namespace chaski {
+
+struct EvaluationResult {
+  double loss_sum = 0.0;    // nats, over all targets
+  std::int64_t tokens = 0;  // targets
+
+  double loss() const { return loss_sum / static_cast<double>(tokens); }  // nats per token
+  double perplexity() const;
+  // `tokens_per_byte`: of the text that the targets stand for.
+  double bits_per_byte(double tokens_per_byte) const;
+};
+
+// What an evaluation runs on; all of the job's processes take part, sharing the windows out over
+// the replicas.
+struct EvaluationSetting {
+  Communicator& communicator;
+  PipelineExecutor& executor;
+  const Roster& roster;
+  Slot slot;
+  BatchTensors& tensors;
+  std::int64_t micro_batch;
+  std::int64_t sequence_length;
+};
+
+// Token-weighted loss of the stream's first `max_tokens` targets, rounded up to whole windows (0:
+// all). The result is the same on every process. `progress` may be null.
+EvaluationResult evaluate(const EvaluationSetting& setting,
+                          const std::shared_ptr<const TokenStream>& stream, std::int64_t max_tokens,
+                          ProgressBar* progress);
+
+// Tokens per byte of a stream: EOS counts as a token and not as a byte.
+double tokens_per_byte(const TokenStream& stream);
+
+}  // namespace chaski

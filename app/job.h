@@ -1,0 +1,22 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "parallel/communicator.h"
+
+namespace chaski {
+
+// Runs `work` on rank 0 and gives its result to all. What it throws is thrown on every process, so
+// that an error that only rank 0 can see (a locked directory) ends the whole job in order.
+std::string run_on_root(Communicator& communicator, const std::function<std::string()>& work);
+
+// How many processes of the job run on this process's host, itself included.
+int processes_on_this_host(Communicator& communicator);
+
+// Threads for this process's ops: `wanted`, or, where that is 0, OMP_NUM_THREADS, or else its share
+// of the host's cores.
+int threads_for_process(Communicator& communicator, std::int64_t wanted);
+
+}  // namespace chaski

@@ -1,0 +1,179 @@
+#include "app/training_run.h"
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <fmt/core.h>
+#include <stdexcept>
+
+#include "app/job.h"
+#include "app/process_memory.h"
+
+namespace chaski {
+
+void TrainingRun::run() {
+  if (is_root()) print_start();
+  const std::int64_t steps = config_.schedule.steps;
+  std::int64_t end = steps;
+  if (options_.max_steps > 0) end = std::min(end, first_step_ + options_.max_steps);
+  if (first_step_ >= end) {
+    if (is_root()) {
+      console_->note(fmt::format("nothing to do: step {} of {} is done", first_step_, steps));
+    }
+    return;
+  }
+  std::int64_t step = first_step_;
+  bool stopped = false;
+  while (step < end && !stopped) stopped = advance(step++);
+  finish(step);
+}
+
+MicroBatch TrainingRun::micro_batch(std::int64_t step, int index) {
+  const std::int64_t data_step = options_.overfit_batch ? 0 : step;
+  return batches_[index].upload(loader_->get(static_cast<std::uint64_t>(data_step), index),
+                                config_.data.reset_at_documents);
+}
+
+bool TrainingRun::advance(std::int64_t step) {
+  const auto start = std::chrono::steady_clock::now();
+  const double learning_rate = schedule_.at(step);
+  // Every batch is uploaded once and stays for the step: a pipeline may ask for it again.
+  for (int i = 0; i < layout_.micro_batches; ++i) micro_batch(step, i);
+  const BatchSource source = [this](int, int index) { return batches_[index].micro_batch(); };
+  const StepOutcome outcome =
+      engine_->run(step, source, tokens_per_step(), learning_rate, stop_signal_.requested());
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+
+  const std::int64_t updates = step + 1;
+  if (outcome.verdict.non_finite) handle_nonfinite(step, outcome);
+  if (outcome.verdict.commit) skipped_in_a_row_ = 0;
+  std::optional<EvaluationResult> validation;
+  const std::int64_t every = config_.evaluation.every;
+  const bool last = updates == config_.schedule.steps;
+  if (validation_data_ != nullptr && (last || (every > 0 && updates % every == 0))) {
+    validation = validate(updates);
+  }
+  record(step, outcome, elapsed.count(), learning_rate, validation);
+  if (config_.checkpoint.every > 0 && updates % config_.checkpoint.every == 0) save(updates);
+  report_saves();
+  if (outcome.verdict.stop && is_root()) {
+    console_->note(fmt::format("asked to stop: saving step {} and ending", updates));
+  }
+  return outcome.verdict.stop;
+}
+
+void TrainingRun::handle_nonfinite(std::int64_t step, const StepOutcome&) {
+  const BatchSource source = [this](int, int index) { return batches_[index].micro_batch(); };
+  const std::string where = engine_->locate_nonfinite(source, tokens_per_step());
+  const std::string message =
+      fmt::format("step {} is not finite{}", step + 1, where.empty() ? "" : ": " + where);
+  ++skipped_in_a_row_;
+  const bool stop = config_.run.nonfinite == NonfinitePolicy::stop;
+  if (stop || skipped_in_a_row_ > config_.run.max_skipped_steps) {
+    // The weights are those of the last good step; everybody leaves with rank 0's message.
+    const std::string shared = run_on_root(communicator_, [&] { return message; });
+    throw std::runtime_error(fmt::format(
+        "{}{}\nhint: lower optimizer.lr, or resume from an earlier checkpoint; the step changed "
+        "no weight",
+        shared, stop ? "" : fmt::format("; {} steps in a row were skipped", skipped_in_a_row_)));
+  }
+  if (is_root()) console_->warning(message + "; the step is skipped");
+}
+
+void TrainingRun::record(std::int64_t step, const StepOutcome& outcome, double seconds,
+                         double learning_rate, const std::optional<EvaluationResult>& validation) {
+  if (!is_root()) return;
+  const std::int64_t updates = step + 1;
+  const double rate = static_cast<double>(tokens_per_step()) / seconds;
+  // The first step also allocates and packs: it says little about the next ones.
+  seconds_per_step_ = step <= first_step_ + 1 ? seconds : 0.9 * seconds_per_step_ + 0.1 * seconds;
+  if (metrics_ != nullptr) {
+    StepMetrics entry;
+    entry.step = updates;
+    entry.loss = outcome.loss;
+    entry.lr = learning_rate;
+    entry.grad_norm = outcome.gradient_norm;
+    entry.tokens = updates * tokens_per_step();
+    entry.tokens_per_second = rate;
+    entry.seconds = seconds;
+    entry.extras["epoch"] = loader_->epoch(static_cast<std::uint64_t>(step));
+    if (!outcome.verdict.commit) entry.extras["skipped"] = true;
+    if (validation) {
+      entry.extras["validation_loss"] = validation->loss();
+      entry.extras["validation_bits_per_byte"] =
+          validation->bits_per_byte(tokens_per_byte(*validation_data_));
+    }
+    metrics_->write(entry);
+  }
+  const bool first_or_last = step == first_step_ || updates == config_.schedule.steps;
+  if (config_.log.every == 0 || (!first_or_last && updates % config_.log.every != 0)) return;
+  StepLine line;
+  line.step = updates;
+  line.total_steps = config_.schedule.steps;
+  line.loss = outcome.loss;
+  line.lr = learning_rate;
+  line.grad_norm = outcome.gradient_norm;
+  line.tokens_per_second = rate;
+  line.ceiling_share = 1e-9 * rate *
+                       config_.model.llama.training_flops_per_token(config_.data.sequence_length) /
+                       gemm_ceiling_;
+  line.memory_bytes = resident_bytes();
+  line.eta_seconds = seconds_per_step_ * static_cast<double>(config_.schedule.steps - updates);
+  console_->step(line);
+}
+
+EvaluationResult TrainingRun::validate(std::int64_t updates) {
+  const auto start = std::chrono::steady_clock::now();
+  const EvaluationSetting setting{
+      communicator_, engine_->executor(),          engine_->roster(),           engine_->slot(),
+      batches_[0],   config_.parallel.micro_batch, config_.data.sequence_length};
+  const EvaluationResult result =
+      evaluate(setting, validation_data_, config_.evaluation.tokens, nullptr);
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  last_validation_ = result;
+  if (is_root()) {
+    ValidationLine line;
+    line.step = updates;
+    line.loss = result.loss();
+    line.bits_per_byte = result.bits_per_byte(tokens_per_byte(*validation_data_));
+    line.tokens = result.tokens;
+    line.seconds = elapsed.count();
+    console_->validation(line);
+  }
+  return result;
+}
+
+void TrainingRun::save(std::int64_t updates) {
+  if (writer_ != nullptr) {
+    writer_->save(metadata(updates), engine_->stage().parameters(), engine_->optimizer().state());
+  }
+  saved_step_ = updates;
+}
+
+void TrainingRun::report_saves() {
+  if (writer_ == nullptr || !is_root()) return;
+  for (const SaveReport& report : writer_->take_reports()) {
+    console_->note(fmt::format("saved {} ({:.1f} MiB in {:.2f} s, training waited {:.2f} s)",
+                               report.path, static_cast<double>(report.bytes) / (1 << 20),
+                               report.total_seconds, report.stall_seconds));
+  }
+}
+
+void TrainingRun::finish(std::int64_t updates) {
+  if (saved_step_ != updates) save(updates);
+  if (writer_ != nullptr) writer_->wait();
+  report_saves();
+  communicator_.barrier();
+  if (!is_root()) return;
+  std::string text = updates == config_.schedule.steps
+                         ? fmt::format("finished {} steps", updates)
+                         : fmt::format("ended at step {} of {}", updates, config_.schedule.steps);
+  if (last_validation_) {
+    text += fmt::format("; validation loss {:.4f}, perplexity {:.2f}, {:.3f} bits per byte",
+                        last_validation_->loss(), last_validation_->perplexity(),
+                        last_validation_->bits_per_byte(tokens_per_byte(*validation_data_)));
+  }
+  console_->note(text);
+}
+
+}  // namespace chaski

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/batch_tensors.h"
+#include "app/config.h"
+#include "app/evaluation.h"
+#include "app/metrics_log.h"
+#include "app/step_console.h"
+#include "app/step_engine.h"
+#include "app/stop_signal.h"
+#include "data/loader.h"
+#include "fault/checkpoint_writer.h"
+#include "fault/output_lock.h"
+#include "kernels/device.h"
+#include "parallel/communicator.h"
+
+namespace chaski {
+
+// What the command line of `chaski train` adds to the config.
+struct TrainingOptions {
+  std::string resume;          // empty: a new run; "auto" or a path
+  std::string init_from;       // empty, or a checkpoint whose weights a new run begins with
+  std::int64_t max_steps = 0;  // of this call; 0: as many as the schedule has
+  bool overfit_batch = false;
+};
+
+// One process's part of a training run, from the resolved config to the last checkpoint. All
+// processes of the job do the same; rank 0 also owns the output directory, the console and the
+// metrics. The constructor reads and checks everything before the first step.
+class TrainingRun {
+ public:
+  TrainingRun(MpiRuntime& runtime, const TrainConfig& config, const TrainingOptions& options);
+  ~TrainingRun();
+
+  // Throws what stops the run; returns when it is finished or was asked to stop, with everything
+  // saved.
+  void run();
+
+ private:
+  bool is_root() const { return communicator_.rank() == 0; }
+  void claim_output();
+  void open_data();
+  void create_model();
+  void load_checkpoint();
+  void open_outputs();
+  void print_start() const;
+
+  // One step and what follows it; returns whether the run ends here.
+  bool advance(std::int64_t step);
+  MicroBatch micro_batch(std::int64_t step, int index);
+  void handle_nonfinite(std::int64_t step, const StepOutcome& outcome);
+  void record(std::int64_t step, const StepOutcome& outcome, double seconds, double learning_rate,
+              const std::optional<EvaluationResult>& validation);
+  EvaluationResult validate(std::int64_t updates);
+  void save(std::int64_t updates);
+  void report_saves();
+  void finish(std::int64_t updates);
+  CheckpointMetadata metadata(std::int64_t updates) const;
+  std::int64_t tokens_per_step() const {
+    return config_.parallel.global_batch * config_.data.sequence_length;
+  }
+
+  Communicator communicator_;
+  TrainConfig config_;
+  TrainingOptions options_;
+  RunLayout layout_;
+  RunFiles files_;
+  StopSignal stop_signal_;
+  std::unique_ptr<OutputLock> lock_;
+  std::string checkpoint_;  // to begin from; empty: none
+  std::shared_ptr<const SequenceDataset> training_data_;
+  std::shared_ptr<const TokenStream> validation_data_;  // null: none
+  std::unique_ptr<Device> device_;
+  double gemm_ceiling_ = 0.0;  // GFLOP/s of all processes together
+  std::unique_ptr<StepEngine> engine_;
+  std::unique_ptr<Loader> loader_;
+  std::vector<BatchTensors> batches_;  // one a micro-batch of a step
+  LearningRateSchedule schedule_;
+  std::int64_t first_step_ = 0;
+  std::int64_t skipped_in_a_row_ = 0;
+  double seconds_per_step_ = 0.0;  // smoothed, for the remaining time
+  std::optional<EvaluationResult> last_validation_;
+  std::unique_ptr<CheckpointWriter> writer_;
+  std::int64_t saved_step_ = -1;
+  std::unique_ptr<MetricsLog> metrics_;  // rank 0
+  std::unique_ptr<StepConsole> console_;
+};
+
+}  // namespace chaski

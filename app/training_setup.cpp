@@ -1,0 +1,294 @@
+// How a TrainingRun comes to be: what is checked, opened, allocated and loaded before the first
+// step.
+#include <array>
+#include <filesystem>
+#include <fmt/core.h>
+#include <stdexcept>
+
+#include "app/gemm_ceiling.h"
+#include "app/human_format.h"
+#include "app/job.h"
+#include "app/training_run.h"
+#include "app/version.h"
+#include "data/tokenizer.h"
+#include "fault/checkpoint_directory.h"
+#include "fault/checkpoint_reader.h"
+#include "fault/file_system.h"
+#include "kernels/cpu_isa.h"
+#include "kernels/matmul.h"
+
+namespace chaski {
+namespace {
+
+std::string output_directory(const TrainConfig& config) {
+  return config.run.output;
+}
+
+// Tables of two configs that differ in what decides the course of a run.
+std::string changed_tables(const TrainConfig& before, const TrainConfig& now) {
+  std::string changed;
+  const auto compare = [&](bool same, const char* table) {
+    if (!same) changed += std::string(changed.empty() ? "" : ", ") + table;
+  };
+  compare(before.run.seed == now.run.seed, "run.seed");
+  compare(before.data == now.data, "[data]");
+  compare(before.optimizer == now.optimizer, "[optimizer]");
+  compare(before.schedule == now.schedule, "[schedule]");
+  compare(before.parallel.global_batch == now.parallel.global_batch, "parallel.global_batch");
+  return changed;
+}
+
+void check_vocabulary(const TokenStream& stream, const LlamaConfig& model) {
+  if (stream.vocab_size() > static_cast<std::uint64_t>(model.vocab_size)) {
+    throw std::invalid_argument(
+        fmt::format("{}: its tokenizer has {} tokens, more than model.vocab_size = {}\n"
+                    "hint: set model.vocab_size = {}",
+                    stream.files().front()->path(), stream.vocab_size(), model.vocab_size,
+                    stream.vocab_size()));
+  }
+}
+
+void check_tokenizer(const TokenStream& stream, const std::string& expected,
+                     const std::string& whose) {
+  if (stream.fingerprint() == expected) return;
+  throw std::invalid_argument(
+      fmt::format("{} was made with tokenizer {}, but {} has {}\nhint: run `chaski tokenize` again "
+                  "with the tokenizer that the model was trained with",
+                  stream.files().front()->path(), stream.fingerprint(), whose, expected));
+}
+
+bool has_validation_part(const std::vector<std::string>& paths) {
+  for (const std::string& path : paths) {
+    if (!TokenFile::open(path)->has_part(Part::kValidation)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+TrainingRun::TrainingRun(MpiRuntime& runtime, const TrainConfig& config,
+                         const TrainingOptions& options)
+    : communicator_(runtime),
+      config_(config),
+      options_(options),
+      layout_(resolve_layout(config, communicator_.size())),
+      files_(resolve_files(config)),
+      schedule_(config.learning_rate_schedule()) {
+  open_data();
+  claim_output();
+  create_model();
+  load_checkpoint();
+  open_outputs();
+}
+
+TrainingRun::~TrainingRun() = default;
+
+void TrainingRun::open_data() {
+  training_data_ = SequenceDataset::open(files_.train, Part::kTrain, config_.data.sequence_length);
+  const TokenStream& stream = training_data_->stream();
+  check_vocabulary(stream, config_.model.llama);
+  if (!config_.data.tokenizer.empty()) {
+    check_tokenizer(stream, Tokenizer::load(config_.data.tokenizer)->fingerprint(),
+                    "data.tokenizer = " + config_.data.tokenizer);
+  }
+  const std::vector<std::string>& validation =
+      files_.validation.empty() ? files_.train : files_.validation;
+  if (has_validation_part(validation)) {
+    validation_data_ = TokenStream::open(validation, Part::kValidation);
+  } else if (!files_.validation.empty()) {
+    // Files named for validation that were made without a split are used whole.
+    validation_data_ = TokenStream::open(validation, Part::kTrain);
+  }
+  if (validation_data_ != nullptr) {
+    check_tokenizer(*validation_data_, stream.fingerprint(), files_.train.front());
+  }
+}
+
+// Decides what to begin from, on rank 0 alone: it owns the output directory.
+void TrainingRun::claim_output() {
+  checkpoint_ = run_on_root(communicator_, [this]() -> std::string {
+    lock_ = std::make_unique<OutputLock>(output_directory(config_));
+    const std::string directory = config_.checkpoint_directory().string();
+    clean_up_checkpoints(directory);
+    if (options_.resume.empty()) {
+      if (!find_checkpoints(directory).complete.empty()) {
+        throw std::invalid_argument(fmt::format(
+            "{} holds checkpoints of an earlier run\nhint: go on with --resume auto, or name "
+            "another directory by --set run.output=...",
+            directory));
+      }
+      return options_.init_from.empty()
+                 ? ""
+                 : find_checkpoint(options_.init_from, Verification::checksums).path;
+    }
+    const ResolvedCheckpoint resolved = resolve_checkpoint(directory, options_.resume);
+    for (const SkippedCheckpoint& skipped : resolved.skipped) {
+      fmt::print(stderr, "chaski: warning: skipped {}: {}\n", skipped.path, skipped.reason);
+    }
+    return resolved.checkpoint ? resolved.checkpoint->path : "";
+  });
+}
+
+void TrainingRun::create_model() {
+  device_ = Device::create_cpu(threads_for_process(communicator_, config_.run.threads));
+  gemm_ceiling_ = measure_gemm_ceiling(*device_);
+  std::array<double, 1> total{gemm_ceiling_};
+  communicator_.all_reduce_sum(std::span<double>(total));
+  gemm_ceiling_ = total[0];
+
+  StepEngineOptions options;
+  options.model = config_.model.llama;
+  options.num_replicas = static_cast<int>(layout_.num_replicas);
+  options.num_stages = static_cast<int>(layout_.num_stages);
+  options.micro_batches = static_cast<int>(layout_.micro_batches);
+  options.micro_batch = config_.parallel.micro_batch;
+  options.sequence_length = config_.data.sequence_length;
+  options.policy = config_.device.activations;
+  options.schedule = config_.parallel.schedule;
+  options.reducer.bucket_bytes = static_cast<std::int64_t>(config_.parallel.bucket_mb * (1 << 20));
+  options.adamw = config_.adamw_options();
+  options.gradient_clip = config_.optimizer.grad_clip;
+  engine_ = std::make_unique<StepEngine>(communicator_, *device_, options);
+
+  const RowRange rows =
+      engine_->roster().rows_of(engine_->slot().replica, config_.parallel.global_batch);
+  LoaderOptions loader;
+  loader.seed = static_cast<std::uint64_t>(config_.run.seed);
+  loader.global_batch = config_.parallel.global_batch;
+  loader.micro_batch = config_.parallel.micro_batch;
+  loader.first_row = rows.begin;
+  loader.num_rows = rows.count;
+  loader.shuffle = config_.data.shuffle;
+  loader.reset_at_documents = config_.data.reset_at_documents;
+  loader.prefetch_depth = config_.data.prefetch;
+  loader_ = std::make_unique<Loader>(training_data_, loader);
+  for (std::int64_t i = 0; i < layout_.micro_batches; ++i) {
+    batches_.emplace_back(*device_, config_.parallel.micro_batch, config_.data.sequence_length);
+  }
+}
+
+void TrainingRun::load_checkpoint() {
+  if (checkpoint_.empty()) {
+    engine_->stage().initialize(static_cast<std::uint64_t>(config_.run.seed));
+    return;
+  }
+  const CheckpointReader reader(checkpoint_, Verification::sizes);
+  const CheckpointMetadata& saved = reader.metadata();
+  if (!(saved.model == config_.model.llama)) {
+    throw std::invalid_argument(
+        fmt::format("{} is a checkpoint of another model: its shape differs from [model] of the "
+                    "config\nhint: `chaski inspect {}` shows it",
+                    checkpoint_, checkpoint_));
+  }
+  if (!saved.tokenizer_fingerprint.empty()) {
+    check_tokenizer(training_data_->stream(), saved.tokenizer_fingerprint,
+                    "the checkpoint " + checkpoint_);
+  }
+  reader.read_weights(engine_->stage().parameters());
+  if (!options_.init_from.empty()) return;
+  if (reader.has_optimizer()) {
+    reader.read_optimizer(engine_->optimizer().name(), engine_->optimizer().state());
+  }
+  first_step_ = saved.step;
+  saved_step_ = saved.step;
+  if (is_root() && !saved.config_toml.empty()) {
+    const std::string changed =
+        changed_tables(parse_config(saved.config_toml, checkpoint_), config_);
+    if (!changed.empty()) {
+      fmt::print(stderr, "chaski: warning: the config differs from the checkpoint's in {}\n",
+                 changed);
+    }
+  }
+}
+
+void TrainingRun::open_outputs() {
+  const std::filesystem::path output = output_directory(config_);
+  if (is_root()) {
+    console_ = std::make_unique<StepConsole>(config_.log.console);
+    if (!config_.metrics_path().empty()) {
+      metrics_ = std::make_unique<MetricsLog>(config_.metrics_path(), first_step_);
+    }
+    write_file_atomically(posix_file_system(), (output / "config.toml").string(), to_toml(config_));
+  }
+  if (engine_->slot().replica == 0) {
+    CheckpointWriterOptions options;
+    options.keep = config_.checkpoint.keep;
+    options.keep_every = config_.checkpoint.keep_every;
+    options.async = config_.checkpoint.async;
+    options.copy_threads = device_->num_threads();
+    options.shard = engine_->slot().stage;
+    options.num_shards = static_cast<int>(layout_.num_stages);
+    writer_ = std::make_unique<CheckpointWriter>(config_.checkpoint_directory().string(), options);
+  }
+}
+
+CheckpointMetadata TrainingRun::metadata(std::int64_t updates) const {
+  const TokenFileHeader& header = training_data_->stream().header();
+  CheckpointMetadata result;
+  result.step = updates;
+  result.seed = static_cast<std::uint64_t>(config_.run.seed);
+  result.tokens_seen = updates * tokens_per_step();
+  result.config_toml = to_toml(config_, false);
+  result.model = config_.model.llama;
+  result.optimizer_name = engine_->optimizer().name();
+  for (const char* what : {"weights", "gradients", "moments", "activations"}) {
+    result.precision[what] = "f32";
+  }
+  result.tokenizer_fingerprint = header.tokenizer_fingerprint;
+  result.tokenizer_model = header.tokenizer_model;
+  result.versions["chaski"] = program_version();
+  result.versions["commit"] = program_commit();
+  result.versions["gemm"] = gemm_library();
+  result.versions["mpi"] = MpiRuntime::library_version();
+  result.replicas = layout_.num_replicas;
+  result.stages = layout_.num_stages;
+  result.threads = device_->num_threads();
+  return result;
+}
+
+void TrainingRun::print_start() const {
+  const LlamaConfig& model = config_.model.llama;
+  const auto line = [](const char* name, const std::string& value) {
+    fmt::print("{:<12}{}\n", name, value);
+  };
+  line("chaski", fmt::format("{} ({})", program_version(), program_commit()));
+  line("device", fmt::format("CPU, {} threads a process, {}, {}", device_->num_threads(),
+                             name_of(cpu_isa()), gemm_library()));
+  line("GEMM", fmt::format("{:.0f} GFLOP/s measured, all processes together", gemm_ceiling_));
+  line("MPI", fmt::format("{}; {} processes", communicator_.runtime().description(),
+                          communicator_.size()));
+  line("layout", fmt::format("{} replicas x {} stages; {} micro-batches of {} x {} tokens each",
+                             layout_.num_replicas, layout_.num_stages, layout_.micro_batches,
+                             config_.parallel.micro_batch, config_.data.sequence_length));
+  line("precision", "weights, gradients, moments and activations fp32");
+  line(
+      "model",
+      fmt::format("{} parameters: {} layers, hidden {}, FFN {}, heads {}/{} of {}, vocabulary {}{}",
+                  format_count(static_cast<double>(model.num_parameters())), model.num_layers,
+                  model.hidden_size, model.intermediate_size, model.num_heads, model.num_kv_heads,
+                  model.head_dim, model.vocab_size, model.tie_embeddings ? ", tied head" : ""));
+  const TokenStream& stream = training_data_->stream();
+  line("data", fmt::format("{} tokens in {} documents; {} sequences, {:.2f} epochs in the schedule",
+                           format_count(static_cast<double>(stream.num_tokens())),
+                           stream.num_documents(), training_data_->num_sequences(),
+                           static_cast<double>(config_.schedule.steps) *
+                               static_cast<double>(config_.parallel.global_batch) /
+                               static_cast<double>(training_data_->num_sequences())));
+  std::string memory;
+  for (int i = 0; i < kNumMemoryCategories; ++i) {
+    const auto category = static_cast<MemoryCategory>(i);
+    memory += fmt::format("{}{} {}", i == 0 ? "" : ", ", name_of(category),
+                          format_bytes(device_->memory().current(category)));
+  }
+  line("memory", memory);
+  line("output", output_directory(config_));
+  if (!checkpoint_.empty()) {
+    line("from", fmt::format("{}, step {}", checkpoint_, first_step_));
+  }
+  if (validation_data_ == nullptr) {
+    line("validation", "none: the token files have no validation part");
+  }
+  std::fflush(stdout);
+}
+
+}  // namespace chaski

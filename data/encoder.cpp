@@ -93,8 +93,9 @@ void Encoder::encode(std::string_view text, std::vector<std::int32_t>& ids) {
 
 void Encoder::encode_words(std::string_view text, std::vector<std::int32_t>& ids) {
   const Tokenizer::Impl& model = *tokenizer_->impl_;
-  // A short text, such as a prompt, is not worth a table.
-  if (!cache_ && text.size() > 4096) cache_ = std::make_unique<WordCache>();
+  // A little text, such as a prompt, is not worth a table.
+  encoded_bytes_ += text.size();
+  if (!cache_ && encoded_bytes_ > 4096) cache_ = std::make_unique<WordCache>();
   std::size_t begin = 0;
   while (begin < text.size()) {
     std::size_t end = begin + 1;

@@ -87,7 +87,8 @@ class TokenFileWriter::Impl {
     H5Pset_file_locking(access.get(), false, true);
     H5Pset_alignment(access.get(), 4096, 4096);
     const std::string& name = output_.temporary_path();
-    file_ = Hdf5Handle(H5Fcreate(name.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()));
+    const Hdf5Handle creation = untimed(H5P_FILE_CREATE);
+    file_ = Hdf5Handle(H5Fcreate(name.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()));
     check(static_cast<bool>(file_));
     raw_ = ::open(name.c_str(), O_WRONLY | O_CLOEXEC);
     check(raw_ >= 0);
@@ -126,8 +127,9 @@ class TokenFileWriter::Impl {
     std::string group;
     if (part == Part::kValidation) {
       group = "/validation";
+      const Hdf5Handle creation = untimed(H5P_GROUP_CREATE);
       const Hdf5Handle created(
-          H5Gcreate2(file_.get(), group.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+          H5Gcreate2(file_.get(), group.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT));
       check(static_cast<bool>(created));
     }
     tokens_ = reserve(group + "/tokens", bytes_per_token_ == 2 ? H5T_STD_U16LE : H5T_STD_U32LE,
@@ -165,6 +167,14 @@ class TokenFileWriter::Impl {
     throw std::runtime_error(message);
   }
 
+  /// Properties of something new without the time of its creation: the same corpus gives the same
+  /// file, byte by byte.
+  static Hdf5Handle untimed(hid_t property_class) {
+    Hdf5Handle properties(H5Pcreate(property_class));
+    H5Pset_obj_track_times(properties.get(), false);
+    return properties;
+  }
+
   void set_attribute(hid_t object, const char* name, hid_t type, const void* value) {
     errno = 0;
     const Hdf5Handle space(H5Screate(H5S_SCALAR));
@@ -189,7 +199,7 @@ class TokenFileWriter::Impl {
     errno = 0;
     const hsize_t dimension = size;
     const Hdf5Handle space(H5Screate_simple(1, &dimension, nullptr));
-    const Hdf5Handle creation(H5Pcreate(H5P_DATASET_CREATE));
+    const Hdf5Handle creation = untimed(H5P_DATASET_CREATE);
     H5Pset_layout(creation.get(), H5D_CONTIGUOUS);
     H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY);
     H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER);

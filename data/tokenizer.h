@@ -90,6 +90,7 @@ class Encoder {
 
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<WordCache> cache_;
+  std::uint64_t encoded_bytes_ = 0;
   std::vector<int> scratch_;
 };
 

@@ -93,6 +93,12 @@ void check_fault(const FaultConfig& fault) {
       "checkpoint");
 }
 
+void check_device(const DeviceConfig& device) {
+  if (device.backend != BackendChoice::cuda) return;
+  fail("device.backend is \"cuda\" but this program is built without CUDA",
+       "leave it out, or set \"cpu\"");
+}
+
 // A path as it is, or the sorted matches of a glob.
 std::vector<std::string> expand(const std::string& key, const std::string& pattern) {
   std::error_code error;
@@ -152,6 +158,7 @@ void check_config(const TrainConfig& config) {
   config.learning_rate_schedule().validate();
   check_parallel(config.parallel);
   check_fault(config.fault);
+  check_device(config.device);
 }
 
 RunLayout resolve_layout(const TrainConfig& config, std::int64_t num_processes) {

@@ -95,11 +95,10 @@ bool ConfigRange::contains(double value) const {
   return above && below;
 }
 
-std::string ConfigRange::text() const {
+std::string ConfigRange::text(double value) const {
   const bool bounded_below = minimum > -std::numeric_limits<double>::infinity();
   const bool bounded_above = maximum < std::numeric_limits<double>::infinity();
-  // The largest counts are limits of arithmetic, of no interest to a reader.
-  const bool worth_telling = bounded_above && maximum < 1e6;
+  const bool worth_telling = bounded_above && (maximum < 1e6 || value > maximum);
   if (bounded_below && worth_telling && !minimum_excluded && !maximum_excluded) {
     return fmt::format("from {} to {}", number_text(minimum), number_text(maximum));
   }

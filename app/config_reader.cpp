@@ -116,11 +116,11 @@ class Assignment {
 
   void check_range(double value, const std::string& text) const {
     if (std::isfinite(value) && key_.range.contains(value)) return;
-    std::string allowed = key_.range.text();
-    if (allowed.empty() || (std::isfinite(value) && value > key_.range.maximum)) {
-      allowed = std::isfinite(value) ? fmt::format("at most {:.0f}", key_.range.maximum)
-                                     : "a finite number";
-    }
+    const std::string range = key_.range.text(value);
+    const std::string allowed =
+        std::isfinite(value)
+            ? range
+            : std::string("finite") + (range.empty() ? std::string() : " and " + range);
     fail(origin_, fmt::format("{} is {} but must be {}", key_.dotted_name(), text, allowed),
          key_.documentation);
   }

@@ -66,7 +66,8 @@ std::vector<ConfigKey> run_keys() {
        .synonyms = {"nan", "nan_policy", "detect_anomaly"}},
       {.name = "max_skipped_steps",
        .field = field<&TrainConfig::run, &RunConfig::max_skipped_steps>,
-       .documentation = "with nonfinite = \"skip\": so many steps skipped in a row stop the run",
+       .documentation =
+           "with nonfinite = \"skip\": how many steps in a row may be skipped before the run stops",
        .range = between(1, kMaxCount)},
   };
 }
@@ -165,7 +166,7 @@ std::vector<ConfigKey> data_keys() {
        .field = field<&TrainConfig::data, &DataConfig::validation>,
        .documentation = "token files of which the validation part is read (the whole file where it "
                         "has no such part)",
-       .default_text = "the files of train that have a validation part",
+       .default_text = "the validation parts of the files of train",
        .synonyms = {"valid", "val", "eval", "validation_files", "val_data"}},
       {.name = "tokenizer",
        .field = field<&TrainConfig::data, &DataConfig::tokenizer>,

@@ -40,7 +40,10 @@ struct ConfigRange {
   bool maximum_excluded = false;
 
   bool contains(double value) const;
-  std::string text() const;  // "at least 1"; empty where everything is allowed
+  // "at least 1"; empty where everything is allowed. The largest counts are limits of arithmetic,
+  // of no interest to a reader: they are only told together with a value that exceeds them.
+  std::string text() const { return text(minimum); }
+  std::string text(double value) const;
 };
 
 struct ConfigKey {

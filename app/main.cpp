@@ -5,18 +5,34 @@
 #include <string>
 #include <vector>
 
+#include "app/bench_command.h"
 #include "app/config_reference_command.h"
+#include "app/eval_command.h"
+#include "app/export_command.h"
 #include "app/generate_command.h"
+#include "app/import_command.h"
+#include "app/inspect_command.h"
 #include "app/mpi_session.h"
 #include "app/nearest_name.h"
 #include "app/program_error.h"
+#include "app/tokenize_command.h"
+#include "app/tokenizer_command.h"
+#include "app/train_command.h"
 #include "app/version.h"
 
 namespace chaski {
 namespace {
 
 void register_commands(CLI::App& app) {
+  register_tokenizer_command(app);
+  register_tokenize_command(app);
+  register_train_command(app);
+  register_eval_command(app);
   register_generate_command(app);
+  register_inspect_command(app);
+  register_export_command(app);
+  register_import_command(app);
+  register_bench_command(app);
   register_config_reference_command(app);
 }
 

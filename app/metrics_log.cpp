@@ -113,10 +113,12 @@ void MetricsLog::write(const StepMetrics& metrics) {
   const std::string why = std::strerror(errno);
   // Half a line would spoil the next one.
   const bool restored = ::ftruncate(file_, size_) == 0;
-  if (lines_lost_++ == 0) {
-    fmt::print(stderr, "chaski: warning: {}: cannot be written: {}; training goes on{}\n",
-               path_.string(), why, restored ? "" : ", the file may hold half a line");
-  }
+  if (lines_lost_++ > 0) return;
+  // Not fmt::print, which throws where standard error is on the same full disk.
+  std::fputs(fmt::format("chaski: warning: {}: cannot be written: {}; training goes on{}\n",
+                         path_.string(), why, restored ? "" : ", the file may hold half a line")
+                 .c_str(),
+             stderr);
 }
 
 }  // namespace chaski

@@ -75,15 +75,12 @@ std::string ProgressBar::line(double elapsed, const std::string& note, bool fini
 }
 
 void ProgressBar::print(const std::string& text, bool last) {
-  if (terminal_) {
-    // Back to the line's start, and what a longer line left is erased.
-    fmt::print(out_, "\r{}\x1b[K", text);
-    if (last) std::fputc('\n', out_);
-    open_line_ = !last;
-  } else {
-    fmt::print(out_, "{}\n", text);
-  }
+  // On a terminal back to the line's start, and what a longer line left is erased.
+  std::string line = terminal_ ? "\r" + text + "\x1b[K" : text;
+  if (last || !terminal_) line += '\n';
+  std::fputs(line.c_str(), out_);
   std::fflush(out_);
+  open_line_ = terminal_ && !last;
 }
 
 }  // namespace chaski

@@ -66,11 +66,10 @@ void StepConsole::warning(const std::string& text) {
 }
 
 void StepConsole::print(const std::string& text, const char* colour) {
-  if (colours_ && colour) {
-    fmt::print(out_, "{}{}{}\n", colour, text, kReset);
-  } else {
-    fmt::print(out_, "{}\n", text);
-  }
+  // Not fmt::print, which throws: a console that cannot be written must not end the training.
+  const std::string line =
+      colours_ && colour ? fmt::format("{}{}{}\n", colour, text, kReset) : text + "\n";
+  std::fputs(line.c_str(), out_);
   std::fflush(out_);
 }
 

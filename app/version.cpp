@@ -40,9 +40,13 @@ std::string program_commit() {
   return CHASKI_COMMIT;
 }
 
+std::string version_line() {
+  return fmt::format("chaski {} (commit {})", program_version(), program_commit());
+}
+
 std::string version_text() {
   return fmt::format(
-      "chaski {} (commit {})\n"
+      "{}\n"
       "compiler: {}, {} build\n"
       "instruction set: {}\n"
       "CUDA: no\n"
@@ -50,7 +54,7 @@ std::string version_text() {
       "oneDNN: {}\n"
       "HDF5: {}\n"
       "SentencePiece: {}\n",
-      program_version(), program_commit(), compiler(), CHASKI_BUILD_TYPE, name_of(cpu_isa()),
+      version_line(), compiler(), CHASKI_BUILD_TYPE, name_of(cpu_isa()),
       MpiRuntime::library_version(),
       MpiRuntime::built_with_recovery() ? "can survive failures" : "cannot survive failures",
       onednn_version(), hdf5_version(), CHASKI_SENTENCEPIECE_VERSION);

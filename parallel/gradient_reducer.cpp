@@ -52,7 +52,13 @@ struct GradientReducer::Implementation {
     while (last >= 0) {
       std::int64_t first = last;
       std::int64_t size = parameters[first].gradient.num_bytes();
-      while (first > 0 && size < bytes) size += parameters[--first].gradient.num_bytes();
+      while (first > 0) {
+        const std::int64_t more = parameters[first - 1].gradient.num_bytes();
+        const std::int64_t overshoot = size + more - bytes;
+        if (size > 0 && overshoot > 0 && overshoot > bytes - size) break;
+        size += more;
+        --first;
+      }
       if (size > 0) add_bucket(first, last);
       last = first - 1;
     }

@@ -12,8 +12,9 @@
 namespace chaski {
 
 struct GradientReducerOptions {
-  // A bucket is sent when its gradients are ready. Smaller for small models, so that there are at
-  // least min_buckets; larger where there would be more than kMaxBuckets.
+  // A bucket, some whole parameters of about this size, is sent when its gradients are ready.
+  // Smaller for small models, so that there are about min_buckets; larger where there would be more
+  // than kMaxBuckets.
   std::int64_t bucket_bytes = 16 << 20;
   int min_buckets = 4;
 };

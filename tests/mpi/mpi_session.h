@@ -1,0 +1,10 @@
+#pragma once
+
+#include "parallel/mpi_runtime.h"
+
+namespace chaski {
+
+// The session of the test program, started by its main.
+MpiRuntime& mpi_session();
+
+}  // namespace chaski

@@ -1,0 +1,127 @@
+#include "kernels/matmul.h"
+
+#include <cstring>
+#include <fmt/format.h>
+#include <stdexcept>
+
+#include "kernels/dispatch.h"
+#include "kernels/matmul_cpu.h"
+#include "kernels/onednn_gemm.h"
+
+namespace chaski {
+namespace {
+
+constexpr const char* kOp = "matmul";
+
+std::int64_t rows_of(const Matrix& m, Transpose transpose) {
+  return transpose == Transpose::yes ? m.cols : m.rows;
+}
+
+std::int64_t cols_of(const Matrix& m, Transpose transpose) {
+  return transpose == Transpose::yes ? m.rows : m.cols;
+}
+
+GemmOperand operand_of(const Matrix& m, Transpose transpose) {
+  return transpose == Transpose::yes ? GemmOperand{m.f32(), 1, m.stride}
+                                     : GemmOperand{m.f32(), m.stride, 1};
+}
+
+void require_inside(const char* name, const Matrix& m) {
+  require_dtype(kOp, name, m.tensor, DType::f32);
+  const bool fits =
+      m.rows >= 0 && m.cols >= 0 && m.offset >= 0 && m.stride >= m.cols &&
+      (m.rows == 0 || m.offset + (m.rows - 1) * m.stride + m.cols <= m.tensor.num_elements());
+  if (!fits)
+    throw std::invalid_argument(
+        fmt::format("{}: {} is [{}, {}] with stride {} from element {}, outside its tensor {}", kOp,
+                    name, m.rows, m.cols, m.stride, m.offset, m.tensor.shape().to_string()));
+}
+
+void clear(const Matrix& out) {
+  for (std::int64_t row = 0; row < out.rows; ++row)
+    std::memset(out.f32() + row * out.stride, 0,
+                static_cast<std::size_t>(out.cols) * sizeof(float));
+}
+
+// op(a) of one row as contiguous elements.
+const float* single_row(const Matrix& a, Transpose transpose_a, Workspace::Frame& frame) {
+  if (transpose_a == Transpose::no || a.stride == 1) return a.f32();
+  float* row = frame.f32({a.rows}).f32();
+  for (std::int64_t i = 0; i < a.rows; ++i) row[i] = a.f32()[i * a.stride];
+  return row;
+}
+
+void multiply_row(Device& device, const Matrix& a, Transpose transpose_a, const Matrix& b,
+                  Transpose transpose_b, const Matrix& out, bool accumulate) {
+  Workspace::Frame frame(device);
+  const float* x = single_row(a, transpose_a, frame);
+  const std::int64_t k = rows_of(b, transpose_b);
+  const int threads = threads_for(device, out.cols * k);
+  const GemvKernels& cpu = CHASKI_CPU_KERNELS(gemv_kernels);
+  (transpose_b == Transpose::yes ? cpu.rows : cpu.columns)(x, b.f32(), b.stride, out.f32(),
+                                                           out.cols, k, accumulate, threads);
+}
+
+}  // namespace
+
+Matrix::Matrix(const Tensor& tensor)
+    : tensor(tensor),
+      offset(0),
+      rows(tensor.shape().num_rows()),
+      cols(tensor.shape().back()),
+      stride(cols) {}
+
+Matrix Matrix::columns(std::int64_t begin, std::int64_t count) const {
+  if (begin < 0 || count < 0 || begin + count > cols)
+    throw std::invalid_argument(
+        fmt::format("columns {} to {} of a matrix of {} columns", begin, begin + count, cols));
+  Matrix block = *this;
+  block.offset += begin;
+  block.cols = count;
+  return block;
+}
+
+void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose transpose_b,
+            const Matrix& out, Accumulate accumulate) {
+  Device& device = cpu_device(kOp, out.tensor);
+  cpu_device(kOp, a.tensor);
+  cpu_device(kOp, b.tensor);
+  require_inside("a", a);
+  require_inside("b", b);
+  require_inside("out", out);
+  const std::int64_t m = rows_of(a, transpose_a);
+  const std::int64_t k = cols_of(a, transpose_a);
+  const std::int64_t n = cols_of(b, transpose_b);
+  if (rows_of(b, transpose_b) != k || out.rows != m || out.cols != n)
+    throw std::invalid_argument(fmt::format("{}: [{}, {}] x [{}, {}] does not give [{}, {}]", kOp,
+                                            m, k, rows_of(b, transpose_b), n, out.rows, out.cols));
+  const bool add = accumulate == Accumulate::yes;
+  if (m == 0 || n == 0) return;
+  if (k == 0) {
+    if (!add) clear(out);
+  } else if (m == 1) {
+    multiply_row(device, a, transpose_a, b, transpose_b, out, add);
+  } else {
+    onednn_gemm(device, m, n, k, operand_of(a, transpose_a), operand_of(b, transpose_b),
+                operand_of(out, Transpose::no), add);
+  }
+}
+
+void linear_forward(const Matrix& x, const Matrix& weight, const Matrix& y) {
+  matmul(x, Transpose::no, weight, Transpose::yes, y);
+}
+
+void linear_backward_input(const Matrix& dy, const Matrix& weight, const Matrix& dx,
+                           Accumulate accumulate) {
+  matmul(dy, Transpose::no, weight, Transpose::no, dx, accumulate);
+}
+
+void linear_backward_weight(const Matrix& dy, const Matrix& x, const Matrix& dweight) {
+  matmul(dy, Transpose::yes, x, Transpose::no, dweight, Accumulate::yes);
+}
+
+const char* gemm_library() {
+  return onednn_name();
+}
+
+}  // namespace chaski

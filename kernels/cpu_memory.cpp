@@ -11,8 +11,9 @@ constexpr std::size_t kSmallAlignment = 64;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 #if defined(__SANITIZE_ADDRESS__)
-// From the heap, so that the sanitizer sees an access outside an allocation.
-constexpr std::size_t kMapFrom = SIZE_MAX;
+// From the heap, so that the sanitizer sees an access outside an allocation; not what is so large
+// that the sanitizer's heap would abort instead of returning null.
+constexpr std::size_t kMapFrom = std::size_t{1} << 32;
 #else
 constexpr std::size_t kMapFrom = kHugePage;
 #endif

@@ -1,7 +1,10 @@
 #include "kernels/device.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <fmt/format.h>
+#include <fstream>
 #include <limits>
 #include <omp.h>
 #include <stdexcept>
@@ -40,10 +43,25 @@ std::string describe_use(const MemoryUsage& usage) {
   return text.empty() ? "nothing" : text;
 }
 
-// Asked before anything sets another number: OpenMP's own default, from OMP_NUM_THREADS or else the
-// cores in the process's affinity mask.
+// What the control group (a container's limit) lets this process use: "max 100000" or
+// "200000 100000", microseconds in each period. No limit where there is no such file.
+int cores_of_control_group() {
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  double quota = 0.0;
+  double period = 0.0;
+  if (!(file >> quota >> period) || quota <= 0.0 || period <= 0.0)
+    return std::numeric_limits<int>::max();
+  return static_cast<int>(std::clamp(std::ceil(quota / period), 1.0, 1e6));
+}
+
+// Asked before anything sets another number: OpenMP's own default comes from OMP_NUM_THREADS or
+// else from the process's affinity mask.
 int default_num_threads() {
-  static const int threads = std::max(1, omp_get_max_threads());
+  static const int threads = [] {
+    const int cores = std::max(1, omp_get_max_threads());
+    const bool user_chose = std::getenv("OMP_NUM_THREADS") != nullptr;
+    return user_chose ? cores : std::min(cores, cores_of_control_group());
+  }();
   return threads;
 }
 
@@ -148,9 +166,8 @@ Workspace::Frame::Frame(Device& device)
     : workspace_(device.workspace()),
       block_(workspace_.block_),
       offset_(workspace_.offset_),
-      used_(workspace_.used_) {
-  ++workspace_.open_frames_;
-}
+      used_(workspace_.used_),
+      depth_(++workspace_.open_frames_) {}
 
 Workspace::Frame::~Frame() {
   workspace_.block_ = block_;
@@ -160,6 +177,8 @@ Workspace::Frame::~Frame() {
 }
 
 Tensor Workspace::Frame::tensor(DType dtype, Shape shape) {
+  if (depth_ != workspace_.open_frames_)
+    throw std::logic_error("a workspace frame is asked for memory while an inner one is open");
   const std::int64_t bytes = round_up(shape.num_elements() * size_of(dtype));
   return Tensor(workspace_.device_, dtype, shape, workspace_.take(bytes));
 }

@@ -72,7 +72,8 @@ class Workspace {
     ~Frame();
     Frame(const Frame&) = delete;
     Frame& operator=(const Frame&) = delete;
-    // Not zeroed. Valid until the frame ends.
+    // Not zeroed. Valid until the frame ends. Only the innermost open frame may take more: throws
+    // std::logic_error for another.
     Tensor tensor(DType dtype, Shape shape);
     Tensor f32(Shape shape) { return tensor(DType::f32, shape); }
 
@@ -81,6 +82,7 @@ class Workspace {
     std::size_t block_;
     std::int64_t offset_;
     std::int64_t used_;
+    int depth_;
   };
 
  private:
@@ -101,7 +103,8 @@ class Workspace {
 // Where tensors live and work is queued. Not thread-safe: one thread drives a device.
 class Device {
  public:
-  // A CPU device whose ops use `num_threads` OpenMP threads (0: all cores this process may use).
+  // A CPU device whose ops use `num_threads` OpenMP threads. 0: OMP_NUM_THREADS where set, else all
+  // cores that this process may use (its affinity mask and its control group's quota).
   static std::unique_ptr<Device> create_cpu(int num_threads = 0);
   // Throws std::invalid_argument where the program was built without CUDA or no GPU is present.
   static std::unique_ptr<Device> create_cuda(int ordinal);

@@ -134,6 +134,7 @@ TEST(WorkspaceTest, GivesMemoryBackInStackOrder) {
   }
   Workspace::Frame inner(*device);
   EXPECT_EQ(inner.f32({16}).raw(), first);
+  EXPECT_THROW(outer.f32({16}), std::logic_error);
 }
 
 }  // namespace

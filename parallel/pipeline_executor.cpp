@@ -17,8 +17,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Two gradients on their way keep the sender from waiting while the receiver computes one.
-constexpr int kGradientBuffers = 2;
+// Two tensors on their way keep the sender from waiting while the receiver computes with one.
+constexpr int kMessageBuffers = 2;
 
 // How long an aborted step's messages are waited for; what did not end by then never will.
 constexpr std::chrono::milliseconds kDrainLimit{2000};
@@ -87,9 +87,8 @@ struct PipelineExecutor::Implementation {
                  int num_micro_batches, std::vector<HostedSlot> hosted)
       : communicator(communicator), num_micro_batches(num_micro_batches) {
     check_hosted(roster, communicator.rank(), hosted, kind, num_micro_batches);
-    std::sort(hosted.begin(), hosted.end(), [](const HostedSlot& a, const HostedSlot& b) {
-      return std::pair(a.slot.stage, a.slot.replica) < std::pair(b.slot.stage, b.slot.replica);
-    });
+    std::sort(hosted.begin(), hosted.end(),
+              [](const HostedSlot& a, const HostedSlot& b) { return a.slot < b.slot; });
     program = process_program(roster, kind, num_micro_batches, communicator.rank());
     lanes.resize(hosted.size());
     for (std::size_t i = 0; i < hosted.size(); ++i) {
@@ -127,9 +126,9 @@ struct PipelineExecutor::Implementation {
       if (lane.previous == nullptr) {
         const int peer = roster.rank_of(*previous);
         lane.activations_in.emplace(communicator, device, peer, activation_tag(roster, *previous),
-                                    largest, lane.in_flight);
+                                    largest, kMessageBuffers);
         lane.gradients_out.emplace(communicator, device, peer, gradient_tag(roster, slot), largest,
-                                   kGradientBuffers, kGradientBuffers);
+                                   kMessageBuffers, kMessageBuffers);
       }
     }
     if (const auto next = roster.next_stage(slot)) {
@@ -139,7 +138,7 @@ struct PipelineExecutor::Implementation {
         lane.activations_out.emplace(communicator, device, peer, activation_tag(roster, slot),
                                      largest, lane.in_flight, 0);
         lane.gradients_in.emplace(communicator, device, peer, gradient_tag(roster, *next), largest,
-                                  kGradientBuffers);
+                                  kMessageBuffers);
       } else {
         for (int i = 0; i < lane.in_flight; ++i) {
           lane.local_gradients.push_back(
@@ -194,6 +193,7 @@ struct PipelineExecutor::Implementation {
         lane.outputs[lane.index(m)] =
             lane.stage().forward(lane.stage_slot(m), lane.batches[static_cast<std::size_t>(m)],
                                  lane.inputs[lane.index(m)], gradient_scale);
+        if (lane.activations_in) lane.activations_in->release(m);  // the Stage keeps its own copy
         if (lane.stage().range().has_head) {
           result.loss_sum += lane.stage().loss_sum(lane.stage_slot(m));
           result.num_targets += num_targets(lane.batches[static_cast<std::size_t>(m)]);
@@ -214,7 +214,6 @@ struct PipelineExecutor::Implementation {
                                   lane.output_gradients[lane.index(m)],
                                   tells_listener[at] ? lane.hosted.listener : nullptr);
         if (lane.gradients_in) lane.gradients_in->release(m);
-        if (lane.activations_in) lane.activations_in->release(m);
         break;
       case Action::send_gradient:
         if (lane.gradients_out) {
@@ -258,7 +257,6 @@ struct PipelineExecutor::Implementation {
       if (lane.activations_in) lane.activations_in->begin(lane.shapes);
     }
     for (int m = 0; m < count; ++m) {
-      // In the order of stages, so that a stage hosted here has its input when its turn comes.
       for (Lane& lane : lanes) evaluate(lane, m);
     }
     return result;
@@ -296,7 +294,8 @@ struct PipelineExecutor::Implementation {
 
   Communicator& communicator;
   int num_micro_batches;
-  std::vector<Lane> lanes;  // by (stage, replica)
+  std::vector<Lane>
+      lanes;  // by (replica, stage): a replica's stage has its input when its turn comes
   ProcessProgram program;
   std::vector<bool> tells_listener;  // by instruction
   PipelineResult result;

@@ -113,10 +113,10 @@ INSTANTIATE_TEST_SUITE_P(Sizes, ReducerOfBucketSize,
 // The bytes of a ring all-reduce, 2 (n - 1) / n of the buffer, are the least possible.
 TEST(GradientReducer, SendsNoMoreThanItMust) {
   Communicator communicator(mpi_session());
-  Gradients gradients({{1024, 1024}, {1024, 1024}, {1024, 1024}, {1024, 1024}});
+  Gradients gradients({{1536, 1024}, {1536, 1024}, {1536, 1024}, {1536, 1024}});
   GradientReducer reducer(communicator, all_ranks(communicator), 0, gradients.parameters());
   const std::int64_t n = communicator.size();
-  EXPECT_EQ(reducer.bytes_per_step(), 4 * (std::int64_t{4} << 20) / n * 2 * (n - 1));
+  EXPECT_EQ(reducer.bytes_per_step(), 4 * (std::int64_t{6} << 20) / n * 2 * (n - 1));
   EXPECT_EQ(reducer.num_buckets(), n > 1 ? 4 : 0);
 }
 

@@ -1,0 +1,123 @@
+#!/bin/bash
+# The program as a user meets it: exit codes, one-line errors with hints, help, versions, the config's
+# way through --print-config. Usage: command_line_test.sh CHASKI SOURCE_DIR
+set -u
+chaski=$1
+source_dir=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+fail() {
+  echo "FAILED: $*"
+  sed 's/^/  stdout: /' "$work/out" | head -5
+  sed 's/^/  stderr: /' "$work/err" | head -5
+  failures=$((failures + 1))
+}
+
+# expect CODE COMMAND…: runs it; its output is then in out and err.
+expect() {
+  local code=$1
+  shift
+  command_line="$*"
+  "$@" >"$work/out" 2>"$work/err" </dev/null
+  local status=$?
+  [ $status -eq "$code" ] || fail "$command_line: exit code $status, not $code"
+}
+
+# The error is one line with this beginning, perhaps with one hint, and nothing else.
+error_is() {
+  local lines
+  lines=$(wc -l <"$work/err")
+  case $(head -1 "$work/err") in
+    "chaski: error: $1"*) ;;
+    *) fail "$command_line: expected the error '$1…'" ;;
+  esac
+  [ "$lines" -eq 1 ] || { [ "$lines" -eq 2 ] && sed -n 2p "$work/err" | grep -q '^hint: '; } ||
+    fail "$command_line: more than an error and a hint"
+  [ ! -s "$work/out" ] || fail "$command_line: an error, and output on stdout"
+}
+hint_has() { sed -n 2p "$work/err" | grep -qF -- "$1" || fail "$command_line: no hint '$1'"; }
+out_has() { grep -qF -- "$1" "$work/out" || fail "$command_line: '$1' is not in its output"; }
+
+commands="tokenizer tokenize train eval generate inspect export import bench"
+
+expect 2 "$chaski"
+grep -q "train" "$work/err" || fail "no help without a command"
+expect 0 "$chaski" --help
+for command in $commands; do out_has "$command"; done
+grep -q config-reference "$work/out" && fail "the hidden command is listed"
+for command in $commands; do
+  expect 0 "$chaski" "$command" --help
+  out_has "--help"
+done
+expect 0 "$chaski" --version
+for what in "chaski 0." "commit " "compiler: " "instruction set: " "CUDA: " "MPI: " "oneDNN: " "HDF5: " \
+  "SentencePiece: "; do
+  out_has "$what"
+done
+# Its libraries are found in an empty environment too.
+expect 0 env -i "$chaski" --version
+
+expect 2 "$chaski" trian
+error_is "unknown command 'trian'"
+hint_has "did you mean \`chaski train\`?"
+expect 2 "$chaski" frobnicate
+error_is "unknown command 'frobnicate'"
+expect 2 "$chaski" --verbos
+error_is "the following argument was not expected: --verbos"
+expect 2 "$chaski" train
+error_is "train: config is required"
+expect 2 "$chaski" train x.toml --max-stesp 3
+hint_has "did you mean --max-steps?"
+expect 2 "$chaski" train x.toml --max-steps many
+error_is "train: "
+
+cat >"$work/run.toml" <<'TOML'
+[model]
+preset = "llama-9m"
+vocab_size = 512
+[data]
+train = "/nonexistent/corpus.h5"
+[schedule]
+steps = 20
+TOML
+
+expect 2 "$chaski" train "$work/missing.toml"
+error_is "$work/missing.toml: the config cannot be read: No such file or directory"
+sed 's/vocab_size/vocab_sise/' "$work/run.toml" >"$work/slip.toml"
+expect 2 "$chaski" train "$work/slip.toml"
+error_is "$work/slip.toml:3: unknown key model.vocab_sise"
+hint_has "did you mean model.vocab_size?"
+expect 2 "$chaski" train "$work/run.toml" --set optimizer.lr=-1
+error_is "--set optimizer.lr=-1: optimizer.lr is -1 but must be above 0"
+expect 2 "$chaski" train "$work/run.toml" --set model.num_heads=3
+error_is "--set model.num_heads=3: "
+# Without mpirun, and without what a shell sets up for MPI.
+expect 2 env -i HOME="$work" "$chaski" train "$work/run.toml" --set run.output="$work/run"
+error_is "data.train names /nonexistent/corpus.h5: no such file"
+[ ! -e "$work/run" ] || fail "a refused run has made its output directory"
+
+# Every default is printed, and what is printed is the same config.
+expect 0 "$chaski" train "$work/run.toml" --print-config --set optimizer.lr=0.25
+out_has "lr = 0.25"
+out_has "warmup_steps = 2"
+cp "$work/out" "$work/resolved.toml"
+expect 0 "$chaski" train "$work/resolved.toml" --print-config
+cmp -s "$work/out" "$work/resolved.toml" || fail "the printed config does not print itself"
+
+expect 0 "$chaski" config-reference
+cmp -s "$work/out" "$source_dir/docs/config.md" || fail "docs/config.md differs from the schema"
+
+expect 2 "$chaski" generate --checkpoint "$work/nothing" --prompt x
+error_is ""
+expect 2 "$chaski" eval --checkpoint "$work/nothing" --data "$work/nothing.h5"
+error_is ""
+expect 2 "$chaski" inspect "$work/nothing"
+error_is ""
+echo "no token file" >"$work/text.h5"
+expect 2 "$chaski" train "$work/run.toml" --set data.train="$work/text.h5" --set run.output="$work/run"
+error_is ""
+
+[ $failures -eq 0 ] && echo "all passed"
+exit $((failures > 0))

@@ -1,8 +1,10 @@
 #include "kernels/cpu_memory.h"
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <sys/mman.h>
+#include <unistd.h>
 
 namespace chaski {
 namespace {
@@ -25,8 +27,8 @@ void* map_huge_aligned(std::size_t bytes) {
   if (base == MAP_FAILED) return nullptr;
   const auto begin = reinterpret_cast<std::uintptr_t>(base);
   const std::uintptr_t aligned = (begin + kHugePage - 1) / kHugePage * kHugePage;
-  constexpr std::size_t kPage = 4096;
-  const std::uintptr_t end = (aligned + bytes + kPage - 1) / kPage * kPage;
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t end = (aligned + bytes + page - 1) / page * page;
   if (aligned > begin) munmap(base, aligned - begin);
   if (begin + mapped > end) munmap(reinterpret_cast<void*>(end), begin + mapped - end);
   auto* data = reinterpret_cast<void*>(aligned);

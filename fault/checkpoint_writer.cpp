@@ -79,9 +79,18 @@ struct CheckpointWriter::Implementation {
     }
     const std::vector<ShardInfo> shards =
         gather_shards(files, unfinished, info, options.num_shards, options.shard_timeout_seconds);
-    const std::string path = commit_checkpoint(files, directory, metadata.step, shards);
-    delete_old_checkpoints(files, directory, options.keep, options.keep_every);
-    return path;
+    return commit_checkpoint(files, directory, metadata.step, shards);
+  }
+
+  void delete_old(std::int64_t step) {
+    if (options.shard != 0) return;
+    try {
+      delete_old_checkpoints(files, directory, options.keep, options.keep_every);
+    } catch (const std::exception& failure) {
+      error = std::make_exception_ptr(std::runtime_error(fmt::format(
+          "the checkpoint of step {} was saved, but older ones could not be deleted: {}", step,
+          failure.what())));
+    }
   }
 
   // As write(), with its outcome left in `reports` or `error`.
@@ -93,6 +102,7 @@ struct CheckpointWriter::Implementation {
       if (!options.async) report.stall_seconds = report.total_seconds;
       const std::lock_guard lock(mutex);
       reports.push_back(report);
+      delete_old(metadata.step);
     } catch (const std::exception& failure) {
       if (options.shard == 0) abandon_checkpoint(files, directory, metadata.step);
       error = std::make_exception_ptr(std::runtime_error(describe(metadata.step, failure.what())));
@@ -178,6 +188,27 @@ std::vector<SaveReport> CheckpointWriter::take_reports() {
 
 std::int64_t CheckpointWriter::snapshot_bytes() const {
   return implementation_->snapshot.bytes();
+}
+
+void write_checkpoint(const std::string& path, const CheckpointMetadata& metadata,
+                      const std::vector<TensorRecord>& tensors, FileSystem& files) {
+  if (files.status(path))
+    throw std::invalid_argument(
+        fmt::format("{}: already exists\nhint: remove it, or choose another name", path));
+  const std::string unfinished = path + kUnfinishedSuffix;
+  create_directories(files, parent_directory(path));
+  remove_tree(files, unfinished);
+  files.create_directory(unfinished);
+  try {
+    const CompletionMarker marker{
+        metadata.step, 1, {write_shard(files, unfinished, 0, 1, metadata, tensors)}};
+    write_file_atomically(files, join_path(unfinished, kMarkerName), encode_marker(marker));
+    files.rename(unfinished, path);
+    files.sync_directory(parent_directory(path));
+  } catch (...) {
+    remove_tree(files, unfinished);
+    throw;
+  }
 }
 
 std::int64_t snapshot_bytes_of(const ParameterSet& weights,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -68,6 +69,20 @@ class CheckpointWriter {
   struct Implementation;
   std::unique_ptr<Implementation> implementation_;
 };
+
+// A tensor to be written; `data` gives its bytes when their turn comes (valid until the next call).
+struct TensorRecord {
+  std::string name;  // "weights/…" or "optimizer/…"
+  DType dtype = DType::f32;
+  Shape shape;
+  std::function<const void*()> data;
+};
+
+// Writes a checkpoint directory `path` outside of any run, in the calling thread, holding no more
+// of the tensors than `data` does. Throws std::invalid_argument when `path` exists, FileError.
+void write_checkpoint(const std::string& path, const CheckpointMetadata& metadata,
+                      const std::vector<TensorRecord>& tensors,
+                      FileSystem& files = posix_file_system());
 
 // Host memory that a CheckpointWriter's snapshot of these tensors takes.
 std::int64_t snapshot_bytes_of(const ParameterSet& weights,

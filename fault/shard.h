@@ -1,12 +1,12 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "fault/checkpoint_metadata.h"
 #include "fault/checkpoint_reader.h"
+#include "fault/checkpoint_writer.h"
 #include "fault/file_system.h"
 #include "fault/hdf5_driver.h"
 
@@ -23,14 +23,6 @@ struct ShardInfo {
   std::string file;  // its name in the checkpoint directory
   std::uint64_t bytes = 0;
   std::uint64_t checksum = 0;  // XXH3-64 of the whole file
-};
-
-// A tensor to be written; `data` gives its bytes when their turn comes (valid until the next call).
-struct TensorRecord {
-  std::string name;  // "weights/…" or "optimizer/…"
-  DType dtype = DType::f32;
-  Shape shape;
-  std::function<const void*()> data;
 };
 
 // Writes and syncs a shard in `directory`. Throws FileError, or std::runtime_error from HDF5.

@@ -1,0 +1,135 @@
+#include "app/import_command.h"
+
+#include <fmt/format.h>
+#include <memory>
+#include <set>
+#include <stdexcept>
+
+#include "app/version.h"
+#include "data/tokenizer.h"
+#include "fault/checkpoint_writer.h"
+#include "model/huggingface.h"
+#include "model/safetensors.h"
+
+namespace chaski {
+namespace {
+
+struct ImportArguments {
+  std::string directory;
+  std::string out;
+  std::string tokenizer;
+};
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+std::vector<std::int64_t> dims_of(const Shape& shape) {
+  std::vector<std::int64_t> dims;
+  for (int i = 0; i < shape.rank(); ++i) dims.push_back(shape[i]);
+  return dims;
+}
+
+LlamaConfig read_config(const std::string& directory) {
+  const std::string path = join_path(directory, "config.json");
+  constexpr std::uint64_t kMaxBytes = 1U << 20;
+  if (!posix_file_system().status(path))
+    throw std::invalid_argument(
+        fmt::format("{}: holds no config.json\nhint: give a directory as written by "
+                    "save_pretrained() or `chaski export`",
+                    directory));
+  return parse_huggingface_config(read_whole_file(posix_file_system(), path, kMaxBytes), path);
+}
+
+std::shared_ptr<const Tokenizer> read_tokenizer(const ImportArguments& arguments,
+                                                const LlamaConfig& config) {
+  const std::string path = arguments.tokenizer.empty()
+                               ? join_path(arguments.directory, "tokenizer.model")
+                               : arguments.tokenizer;
+  if (!posix_file_system().status(path))
+    throw std::invalid_argument(
+        fmt::format("{}: does not exist\nhint: give the model's SentencePiece file with "
+                    "--tokenizer FILE.model",
+                    path));
+  auto tokenizer = Tokenizer::load(path);
+  if (tokenizer->vocab_size() > config.vocab_size)
+    throw std::invalid_argument(fmt::format("{}: has {} tokens, but the model has only {}", path,
+                                            tokenizer->vocab_size(), config.vocab_size));
+  return tokenizer;
+}
+
+// Weights that other programs write although the model has no such parameter.
+bool is_redundant(const std::string& name, const LlamaConfig& config) {
+  return name.ends_with(".rotary_emb.inv_freq") ||
+         (config.tie_embeddings && name == "lm_head.weight");
+}
+
+void check_tensors(const SafetensorsReader& reader, const LlamaConfig& config,
+                   const std::string& directory) {
+  std::set<std::string> expected;
+  for (const WeightShape& weight : huggingface_weights(config)) {
+    const SafetensorsEntry* entry = reader.find(weight.name);
+    if (entry == nullptr)
+      throw std::invalid_argument(fmt::format("{}: holds no {}", directory, weight.name));
+    if (entry->shape != dims_of(weight.shape))
+      throw std::invalid_argument(fmt::format("{}: {} is {}, but its config.json wants {}",
+                                              entry->file, weight.name, shape_text(entry->shape),
+                                              weight.shape.to_string()));
+    expected.insert(weight.name);
+  }
+  for (const SafetensorsEntry& entry : reader.entries())
+    if (expected.count(entry.name) == 0 && !is_redundant(entry.name, config))
+      throw std::invalid_argument(
+          fmt::format("{}: holds {} {}, which its config.json does not have", entry.file,
+                      entry.name, shape_text(entry.shape)));
+}
+
+CheckpointMetadata make_metadata(const LlamaConfig& config, const Tokenizer& tokenizer) {
+  CheckpointMetadata metadata;
+  metadata.model = config;
+  metadata.precision = {{"weights", "f32"}};
+  metadata.tokenizer_fingerprint = tokenizer.fingerprint();
+  metadata.tokenizer_model = tokenizer.serialized();
+  metadata.versions = {{"chaski", program_version()}, {"commit", program_commit()}};
+  return metadata;
+}
+
+void run_import(const ImportArguments& arguments) {
+  const LlamaConfig config = read_config(arguments.directory);
+  const auto tokenizer = read_tokenizer(arguments, config);
+  const SafetensorsReader reader(arguments.directory);
+  check_tensors(reader, config, arguments.directory);
+  std::vector<float> values;  // of the tensor whose turn it is
+  std::vector<TensorRecord> records;
+  for (const WeightShape& weight : huggingface_weights(config)) {
+    const SafetensorsEntry& entry = *reader.find(weight.name);
+    records.push_back({"weights/" + weight.name, DType::f32, weight.shape,
+                       [&reader, &entry, &values]() -> const void* {
+                         values.resize(static_cast<std::size_t>(entry.num_elements()));
+                         reader.read_f32(entry, values.data());
+                         return values.data();
+                       }});
+  }
+  write_checkpoint(arguments.out, make_metadata(config, *tokenizer), records);
+  fmt::print("imported    {}: {} tensors\ncheckpoint  {}\n", arguments.directory, records.size(),
+             arguments.out);
+}
+
+}  // namespace
+
+void register_import_command(CLI::App& app) {
+  auto arguments = std::make_shared<ImportArguments>();
+  CLI::App* command = app.add_subcommand(
+      "import", "Make a checkpoint from a Hugging Face LLaMA (safetensors and config.json)");
+  command->add_option("DIR", arguments->directory, "Directory with the model")->required();
+  command->add_option("--out", arguments->out, "Checkpoint directory to write")
+      ->required()
+      ->type_name("PATH");
+  command
+      ->add_option("--tokenizer", arguments->tokenizer,
+                   "SentencePiece model; default: DIR/tokenizer.model")
+      ->type_name("FILE.model");
+  command->callback([arguments] { run_import(*arguments); });
+}
+
+}  // namespace chaski

@@ -118,9 +118,9 @@ TEST_P(HeadLossTest, GradientsMatchFiniteDifferences) {
 TEST_P(HeadLossTest, ExtremeLogits) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   struct Case {
-    float logit;  // of token 1
+    float logit;  // of the target
     float others;
-    double loss;  // of token 1
+    double loss;  // of the target
   };
   const Case cases[] = {{1e4f, -1e4f, 0.0},
                         {-1e4f, 1e4f, 2e4 + std::log(4099.0)},
@@ -128,13 +128,15 @@ TEST_P(HeadLossTest, ExtremeLogits) {
                         {-3e4f, -3e4f, std::log(4100.0)}};
   constexpr std::int64_t kVocab = 4100;
   for (const Case& c : cases) {
-    Values weight(kVocab, c.others);
-    weight[1] = c.logit;
-    const HeadLoss head = make_head({1, 1, kVocab}, {1.0f}, weight, {1}, 512);
-    head_loss_forward_backward(head, 1.0f, zeros({1, 1}), zeros({kVocab, 1}));
-    EXPECT_NEAR(values(head.losses)[0], c.loss, 1e-6 * c.loss + 1e-6);
-    head_loss_forward(head);
-    EXPECT_NEAR(values(head.losses)[0], c.loss, 1e-6 * c.loss + 1e-6);
+    for (const std::int32_t target : {1, 4099}) {  // in the first and in the last block of a row
+      Values weight(kVocab, c.others);
+      weight[target] = c.logit;
+      const HeadLoss head = make_head({1, 1, kVocab}, {1.0f}, weight, {target}, 512);
+      head_loss_forward_backward(head, 1.0f, zeros({1, 1}), zeros({kVocab, 1}));
+      EXPECT_NEAR(values(head.losses)[0], c.loss, 1e-6 * c.loss + 1e-6);
+      head_loss_forward(head);
+      EXPECT_NEAR(values(head.losses)[0], c.loss, 1e-6 * c.loss + 1e-6);
+    }
   }
   // A whole block of -inf counts for nothing; NaN and +inf are seen.
   Values weight(kVocab, -kInfinity);

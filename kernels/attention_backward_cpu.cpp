@@ -43,14 +43,26 @@ std::int64_t scratch_floats(const AttentionProblem& problem) {
 // [begin, end) of the tile, zeros elsewhere.
 void softmax_gradient_row(float* weights, float* dscores, float log_sum_exp, float row_dot,
                           std::int64_t begin, std::int64_t end) {
+  if (end - begin == kTile) {
 #pragma omp simd
-  for (std::int64_t i = begin; i < end; ++i) {
-    const float weight = exp_nonpositive(weights[i] - log_sum_exp);
-    weights[i] = weight;
-    dscores[i] = weight * (dscores[i] - row_dot);
+    for (std::int64_t i = 0; i < kTile; ++i) {
+      const float weight = exp_nonpositive(weights[i] - log_sum_exp);
+      weights[i] = weight;
+      dscores[i] = weight * (dscores[i] - row_dot);
+    }
+    return;
   }
-  for (std::int64_t i = 0; i < begin; ++i) weights[i] = dscores[i] = 0.0f;
-  for (std::int64_t i = max_of(begin, end); i < kTile; ++i) weights[i] = dscores[i] = 0.0f;
+  // Whole rows here too: partial vectors would cost more than the hidden keys.
+  const auto first = static_cast<std::int32_t>(begin);
+  const auto last = static_cast<std::int32_t>(end);
+#pragma omp simd
+  for (std::int32_t i = 0; i < kTile; ++i) {
+    const bool visible = i >= first && i < last;
+    const float weight = exp_nonpositive(weights[i] - log_sum_exp);
+    const float dscore = weight * (dscores[i] - row_dot);
+    weights[i] = visible ? weight : 0.0f;
+    dscores[i] = visible ? dscore : 0.0f;
+  }
 }
 
 void dot_rows(const float* a, const float* b, std::int64_t stride, std::int64_t rows,

@@ -37,25 +37,37 @@ std::int64_t scratch_floats(const AttentionProblem& problem) {
   return 2 * keys * width + 2 * kTile * width + kTile * kTile + 2 * kTile;
 }
 
+// Scores of keys outside [begin, end) of the tile become -inf, whatever they were.
+void hide_keys(float* scores, std::int64_t begin, std::int64_t end) {
+  const auto first = static_cast<std::int32_t>(begin);
+  const auto last = static_cast<std::int32_t>(end);
+#pragma omp simd
+  for (std::int32_t i = 0; i < kTile; ++i)
+    scores[i] = i >= first && i < last ? scores[i] : kMinusInfinity;
+}
+
 // Turns the scores of row `row` into weights e^(score - maximum) for keys [begin, end) of the tile,
 // zeros elsewhere, and rescales what was summed with the old maximum.
 void softmax_row(QueryTile& tile, std::int64_t row, std::int64_t begin, std::int64_t end,
                  std::int64_t width) {
   float* scores = tile.scores + row * kTile;
+  if (begin >= end) {
+    zero(scores, kTile);
+    return;
+  }
+  // Whole rows of fixed length: partial vectors would cost more than the hidden scores.
+  if (end - begin < kTile) hide_keys(scores, begin, end);
   const float old_maximum = tile.maxima[row];
   float maximum = old_maximum;
 #pragma omp simd reduction(max : maximum)
-  for (std::int64_t i = begin; i < end; ++i) maximum = scores[i] > maximum ? scores[i] : maximum;
+  for (std::int64_t i = 0; i < kTile; ++i) maximum = scores[i] > maximum ? scores[i] : maximum;
   float total = 0.0f;
 #pragma omp simd reduction(+ : total)
-  for (std::int64_t i = begin; i < end; ++i) {
+  for (std::int64_t i = 0; i < kTile; ++i) {
     const float weight = exp_nonpositive(scores[i] - maximum);
     scores[i] = weight;
     total += weight;
   }
-  for (std::int64_t i = 0; i < begin; ++i) scores[i] = 0.0f;
-  for (std::int64_t i = max_of(begin, end); i < kTile; ++i) scores[i] = 0.0f;
-  if (begin >= end) return;
   if (maximum > old_maximum) {
     const float factor = exp_nonpositive(old_maximum - maximum);
     float* sums = tile.sums + row * width;

@@ -91,15 +91,23 @@ inline void pack_rows(const float* from, std::int64_t stride, std::int64_t rows,
   zero(to + rows * padded_cols, (padded_rows - rows) * padded_cols);
 }
 
+struct Lanes {
+  std::int32_t lane[kVectorLanes];
+};
+// The lanes that interleave two vectors, from lane `first` of each.
+constexpr Lanes interleaved(int first) {
+  Lanes lanes{};
+  for (int i = 0; i < kVectorLanes; ++i) lanes.lane[i] = first + i / 2 + i % 2 * kVectorLanes;
+  return lanes;
+}
+
 // A square of kVectorLanes², by log2(kVectorLanes) rounds that interleave its upper and lower half.
 inline void transpose_square(const float* from, std::int64_t stride, float* to,
                              std::int64_t to_stride) {
-  LaneIndex low;
-  LaneIndex high;
-  for (int i = 0; i < kVectorLanes; ++i) {
-    low[i] = i / 2 + i % 2 * kVectorLanes;
-    high[i] = low[i] + kVectorLanes / 2;
-  }
+  constexpr Lanes kLow = interleaved(0);
+  constexpr Lanes kHigh = interleaved(kVectorLanes / 2);
+  const LaneIndex low = __builtin_bit_cast(LaneIndex, kLow);
+  const LaneIndex high = __builtin_bit_cast(LaneIndex, kHigh);
   Vector rows[kVectorLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kVectorLanes; ++i) rows[i] = load(from + i * stride);

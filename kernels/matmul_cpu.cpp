@@ -7,10 +7,14 @@ namespace CHASKI_ISA_NAMESPACE {
 namespace {
 
 typedef float Vector __attribute__((vector_size(4 * kVectorLanes), aligned(4), may_alias));
+typedef std::int32_t LaneIndex __attribute__((vector_size(4 * kVectorLanes)));
 
-// Rows of w that are read at a time: enough streams to keep the memory busy.
-constexpr std::int64_t kRows = 4;
-constexpr std::int64_t kUnroll = 2;
+// Sums of a row that are kept apart, so that additions need not wait for each other.
+constexpr std::int64_t kPartialSums = 4;
+// Rows of w that a thread takes at a time.
+constexpr std::int64_t kRows = 16;
+// How far ahead of its use w is asked for: the processor's own prefetching stops at each page.
+constexpr std::int64_t kPrefetch = 1024;
 // Columns of w that one pass over its rows sums in registers.
 constexpr std::int64_t kColumnVectors = 8;
 constexpr std::int64_t kColumns = kColumnVectors * kVectorLanes;
@@ -19,32 +23,42 @@ const Vector& load(const float* x) {
   return *reinterpret_cast<const Vector*>(x);
 }
 
-float sum_of(const Vector& v) {
-  float sum = 0.0f;
-  for (int i = 0; i < kVectorLanes; ++i) sum += v[i];
-  return sum;
+struct Lanes {
+  std::int32_t lane[kVectorLanes];
+};
+constexpr Lanes rotated(int by) {
+  Lanes lanes{};
+  for (int i = 0; i < kVectorLanes; ++i) lanes.lane[i] = (i + by) % kVectorLanes;
+  return lanes;
 }
 
-template <std::int64_t R>
-[[gnu::always_inline]] inline void dot_rows(const float* x, const float* w, std::int64_t stride,
-                                            std::int64_t k, float* sums) {
-  constexpr std::int64_t kStep = kUnroll * kVectorLanes;
-  Vector partial[R][kUnroll] = {};
+// The index is a constant only as a template argument's value: computed at run time it would cost
+// more than the rest of a row.
+template <int kWidth>
+[[gnu::always_inline]] inline float sum_of(Vector v) {
+  if constexpr (kWidth == 0) {
+    return v[0];
+  } else {
+    constexpr Lanes kRotated = rotated(kWidth);
+    return sum_of<kWidth / 2>(v + __builtin_shuffle(v, __builtin_bit_cast(LaneIndex, kRotated)));
+  }
+}
+
+float dot(const float* x, const float* w, std::int64_t k) {
+  constexpr std::int64_t kStep = kPartialSums * kVectorLanes;
+  Vector sums[kPartialSums] = {};
   std::int64_t i = 0;
   for (; i + kStep <= k; i += kStep) {
-#pragma GCC unroll 8
-    for (std::int64_t u = 0; u < kUnroll; ++u) {
-      const Vector factor = load(x + i + u * kVectorLanes);
-#pragma GCC unroll 8
-      for (std::int64_t r = 0; r < R; ++r)
-        partial[r][u] += factor * load(w + r * stride + i + u * kVectorLanes);
+#pragma GCC unroll 4
+    for (std::int64_t s = 0; s < kPartialSums; ++s) {
+      __builtin_prefetch(w + i + s * kVectorLanes + kPrefetch);
+      sums[s] += load(x + i + s * kVectorLanes) * load(w + i + s * kVectorLanes);
     }
   }
-  for (std::int64_t r = 0; r < R; ++r) {
-    float sum = sum_of(partial[r][0] + partial[r][1]);
-    for (std::int64_t tail = i; tail < k; ++tail) sum += x[tail] * w[r * stride + tail];
-    sums[r] = sum;
-  }
+  for (; i + kVectorLanes <= k; i += kVectorLanes) sums[0] += load(x + i) * load(w + i);
+  float sum = sum_of<kVectorLanes / 2>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (; i < k; ++i) sum += x[i] * w[i];
+  return sum;
 }
 
 void rows(const float* x, const float* w, std::int64_t stride, float* y, std::int64_t n,
@@ -52,17 +66,11 @@ void rows(const float* x, const float* w, std::int64_t stride, float* y, std::in
   const std::int64_t blocks = (n + kRows - 1) / kRows;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t block = 0; block < blocks; ++block) {
-    const std::int64_t first = block * kRows;
-    const std::int64_t count = first + kRows <= n ? kRows : n - first;
-    float sums[kRows];
-    if (count == kRows) {
-      dot_rows<kRows>(x, w + first * stride, stride, k, sums);
-    } else {
-      for (std::int64_t r = 0; r < count; ++r)
-        dot_rows<1>(x, w + (first + r) * stride, stride, k, sums + r);
+    const std::int64_t end = block * kRows + kRows <= n ? block * kRows + kRows : n;
+    for (std::int64_t row = block * kRows; row < end; ++row) {
+      const float sum = dot(x, w + row * stride, k);
+      y[row] = accumulate ? y[row] + sum : sum;
     }
-    for (std::int64_t r = 0; r < count; ++r)
-      y[first + r] = accumulate ? y[first + r] + sums[r] : sums[r];
   }
 }
 

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <memory>
 #include <mpi.h>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 #include <unistd.h>
@@ -26,6 +27,26 @@ bool recovery_switched_on() {
 #else
   return false;
 #endif
+}
+
+// A barrier; where failures are survived, one of those alive.
+int start_arrival(MPI_Comm comm, [[maybe_unused]] bool survives_failures,
+                  [[maybe_unused]] int* flag, MPI_Request* request) {
+#ifdef OMPI_HAVE_MPI_EXT_FTMPI
+  if (survives_failures) return MPIX_Comm_iagree(comm, flag, request);
+#endif
+  return MPI_Ibarrier(comm, request);
+}
+
+bool some_died([[maybe_unused]] MPI_Comm comm) {
+  int count = 0;
+#ifdef OMPI_HAVE_MPI_EXT_FTMPI
+  MPI_Group dead = MPI_GROUP_NULL;
+  if (MPIX_Comm_get_failed(comm, &dead) != MPI_SUCCESS) return false;
+  MPI_Group_size(dead, &count);
+  MPI_Group_free(&dead);
+#endif
+  return count > 0;
 }
 
 // MPI_Finalize waits for every process of the job; after a failure it may wait for ever. The guard
@@ -101,15 +122,17 @@ std::string MpiRuntime::description() const {
                      size_ == 1 ? "" : "es", recovery);
 }
 
-bool MpiRuntime::arrive(MPI_Comm comm, std::chrono::milliseconds limit) noexcept {
+bool MpiRuntime::arrive(MPI_Comm comm, std::optional<std::chrono::milliseconds> limit) noexcept {
   MPI_Request request = MPI_REQUEST_NULL;
-  if (MPI_Ibarrier(comm, &request) != MPI_SUCCESS) return false;
-  const auto deadline = std::chrono::steady_clock::now() + limit;
+  int flag = 1;
+  if (start_arrival(comm, survives_failures_, &flag, &request) != MPI_SUCCESS) return false;
+  const auto start = std::chrono::steady_clock::now();
   while (true) {
     int done = 0;
-    if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+    const int code = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+    if (code != MPI_SUCCESS) return survives_failures_;  // the dead are named, the others are here
     if (done) return true;
-    if (std::chrono::steady_clock::now() > deadline) return false;
+    if (limit && std::chrono::steady_clock::now() - start > *limit) return false;
     std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
 }
@@ -125,13 +148,14 @@ void MpiRuntime::finish(int exit_code, std::chrono::milliseconds limit) noexcept
   int finalized = 0;
   MPI_Finalized(&finalized);
   if (finalized) return;
-  const ExitGuard guard(exit_code, limit + std::chrono::seconds(1));
-  if (size_ > 1 && !arrive(finish_comm_, limit)) {
-    // Survivors of a failure cannot finalize; where nobody died, a process that does not come is
-    // stuck and must not keep the job.
-    if (survives_failures_) _exit(exit_code);
-    abort(exit_code == 0 ? 1 : exit_code);
+  if (size_ > 1) {
+    std::optional<std::chrono::milliseconds> patience;
+    if (exit_code != 0) patience = limit;
+    if (!arrive(finish_comm_, patience)) abort(exit_code == 0 ? 1 : exit_code);
+    // MPI_Finalize would wait for the dead.
+    if (some_died(finish_comm_)) _exit(exit_code);
   }
+  const ExitGuard guard(exit_code, limit);
   MPI_Finalize();
 }
 

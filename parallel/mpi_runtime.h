@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <mpi.h>
+#include <optional>
 #include <string>
 
 namespace chaski {
@@ -35,14 +36,16 @@ class MpiRuntime {
   // finish(); an error of a few ends the job by abort(). Only the first call of a run counts.
   bool all_failed(std::chrono::milliseconds limit);
 
-  // Ends the session: waits for the other processes, at most `limit`, then leaves MPI. If some do
-  // not come or MPI_Finalize does not return within the limit, ends the process with `exit_code`.
+  // Ends the session. In good order (exit_code 0) it waits for the other processes as long as they
+  // work; after an error at most `limit`, then it ends them all. Those that died are not waited
+  // for. When MPI_Finalize does not return within `limit`, or cannot because of the dead, the
+  // process ends here with `exit_code`.
   void finish(int exit_code, std::chrono::milliseconds limit = std::chrono::seconds(20)) noexcept;
   // Ends all processes of the job at once.
   [[noreturn]] void abort(int exit_code) noexcept;
 
  private:
-  bool arrive(MPI_Comm comm, std::chrono::milliseconds limit) noexcept;
+  bool arrive(MPI_Comm comm, std::optional<std::chrono::milliseconds> limit) noexcept;
 
   // Barriers of their own, so that those who leave in order and those who fail do not meet.
   MPI_Comm finish_comm_ = MPI_COMM_NULL;

@@ -8,7 +8,10 @@
 #include "app/bench_command.h"
 #include "app/config_reference_command.h"
 #include "app/eval_command.h"
+#include "app/export_command.h"
 #include "app/generate_command.h"
+#include "app/import_command.h"
+#include "app/inspect_command.h"
 #include "app/mpi_session.h"
 #include "app/nearest_name.h"
 #include "app/program_error.h"
@@ -26,6 +29,9 @@ void register_commands(CLI::App& app) {
   register_train_command(app);
   register_eval_command(app);
   register_generate_command(app);
+  register_export_command(app);
+  register_import_command(app);
+  register_inspect_command(app);
   register_bench_command(app);
   register_config_reference_command(app);
 }

@@ -48,7 +48,7 @@ class DecoderParity : public testing::TestWithParam<std::string> {
     const std::int64_t vocab_size = golden_.config.vocab_size;
     const std::vector<float> expected(golden_.logits.begin() + begin * vocab_size,
                                       golden_.logits.begin() + end * vocab_size);
-    EXPECT_LE(relative_error(to_vector(actual), expected), 1e-4)
+    EXPECT_LE(relative_error(to_vector(actual), expected), 2e-5)
         << "tokens " << begin << " to " << end;
   }
 

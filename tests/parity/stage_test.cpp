@@ -11,8 +11,8 @@
 namespace chaski {
 namespace {
 
-// Of a tensor's norm, and of the loss.
-constexpr double kTensorTolerance = 1e-4;
+// Of a tensor's norm, and of the loss. Correct kernels stay below 5e-6.
+constexpr double kTensorTolerance = 2e-5;
 constexpr double kLossTolerance = 1e-5;
 // Where the exact gradient is zero: share of the norm of all gradients.
 constexpr double kZeroTolerance = 1e-6;

@@ -55,10 +55,12 @@ class Mutator {
       case 6:
         contents.resize(at);
         break;
-      default:
-        std::swap_ranges(
-            begin, end,
+      default: {
+        const std::vector<char> piece(begin, end);
+        std::copy(
+            piece.begin(), piece.end(),
             contents.begin() + static_cast<std::ptrdiff_t>(below(contents.size() - length + 1)));
+      }
     }
   }
 

@@ -25,7 +25,8 @@ struct AttentionShape {
 // Tiles with online softmax: no [S, S] matrix exists (FlashAttention-2, arXiv 2307.08691, Alg. 1).
 //   qkv        [B·S, qkv_size]   rotated already
 //   positions  [B·S] i32, or empty. Token i of a sequence attends to tokens i - positions[i] … i: a
-//              position that restarts at 0 starts a new document. Empty: to 0 … i.
+//              position that restarts at 0 starts a new document. Empty: to 0 … i. Positions above
+//              i (a document continued from elsewhere) count as i.
 //   out        [B·S, query_size]
 //   log_sum_exp [B, num_heads, S]  of the scaled scores, natural logarithm; for the backward pass
 void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,

@@ -86,7 +86,7 @@ class PlainAttention {
     return scores;
   }
   std::int64_t first(std::int64_t b, std::int64_t i) const {
-    return positions_.empty() ? 0 : i - positions_[b * shape_.sequence_length + i];
+    return positions_.empty() ? 0 : std::max<std::int64_t>(0, i - positions_[token(b, i)]);
   }
   double scale() const { return 1.0 / std::sqrt(static_cast<double>(shape_.head_dim)); }
   std::int64_t token(std::int64_t b, std::int64_t i) const {
@@ -200,6 +200,13 @@ TEST_P(AttentionTest, StaysInsideDocuments) {
       expect_matches(shape, documents(shape, documents_of));
     }
   }
+}
+
+TEST_P(AttentionTest, DocumentsContinueFromElsewhere) {
+  const AttentionShape shape = {1, 150, 2, 1, 16};
+  Positions positions = documents(shape, {70, 33});
+  for (std::size_t i = 0; i < 70; ++i) positions[i] += 1000;
+  expect_matches(shape, positions);
 }
 
 TEST_P(AttentionTest, ManyTiles) {

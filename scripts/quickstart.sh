@@ -253,8 +253,8 @@ make_tokens() {
   heading "Tokenizer and tokens"
   local vocab_size
   vocab_size=$(sed -nE 's/^vocab_size *= *([0-9]+).*/\1/p' "$config")
-  make_once "$data/tokenizer.model" \
-    chaski tokenizer "${texts[@]}" --vocab-size "$vocab_size" --out "$data/tokenizer.model"
+  make_once "$data/tokenizer.model" chaski tokenizer "${texts[@]}" --invalid-utf8 replace \
+    --vocab-size "$vocab_size" --out "$data/tokenizer.model"
   if [[ ${#corpus[@]} -gt 0 ]]; then
     make_once "$data/train.h5" chaski tokenize "${texts[@]}" --tokenizer "$data/tokenizer.model" \
       --out "$data/train.h5" --split validation=0.01 --invalid-utf8 replace
@@ -335,7 +335,7 @@ train() {
 evaluate() {
   heading "Evaluation"
   if [[ ! -f $out/eval.json ]]; then
-    run chaski eval --checkpoint "$run_folder/checkpoints/latest" --data "$heldout" --json >"$out/eval.tmp"
+    run chaski eval --checkpoint "$run_folder" --data "$heldout" --json >"$out/eval.tmp"
     mv "$out/eval.tmp" "$out/eval.json"
   fi
   cat "$out/eval.json"
@@ -349,7 +349,7 @@ sample() {
   if [[ -f $out/sample.txt ]]; then
     cat "$out/sample.txt"
   else
-    run chaski generate --checkpoint "$run_folder/checkpoints/latest" --prompt "$prompt" \
+    run chaski generate --checkpoint "$run_folder" --prompt "$prompt" \
       --max-tokens 120 --temperature 0.8 --top-p 0.95 --seed 1 | tee "$out/sample.tmp"
     mv "$out/sample.tmp" "$out/sample.txt"
   fi
@@ -361,7 +361,7 @@ summary() {
   heading "Done in $((SECONDS - started)) s: $(printf '%s; ' "${timings[@]}")"
   cat <<END
 text and tokens    $data
-model              $run_folder/checkpoints/latest
+model              $run_folder
 metrics, by step   $run_folder/metrics.jsonl
 evaluation         $out/eval.json
 sample             $out/sample.txt

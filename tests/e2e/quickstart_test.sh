@@ -4,10 +4,10 @@
 # usage: quickstart_test.sh PATH-OF-CHASKI        exit code 77: the texts are not installed (skipped)
 set -euo pipefail
 
-# Nats per token. A model that knows nothing starts at ln(1024) = 6.93, and one that only knows how
-# frequent each token is stays above 5.5.
-loss_bound=5.2
-steps=60
+# Nats per token. Knowing only how frequent each token is in the training text gives 5.87; knowing
+# its frequency in the held-out text itself would give 5.51: below that, context is being used.
+loss_bound=5.3
+steps=100
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 if [[ $# -ne 1 || ! -x $1 ]]; then

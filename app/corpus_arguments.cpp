@@ -1,7 +1,6 @@
 #include "app/corpus_arguments.h"
 
 #include <fmt/format.h>
-#include <map>
 
 #include "app/human_format.h"
 
@@ -21,18 +20,16 @@ void CorpusArguments::add_to(CLI::App& command) {
                   "documents; '': each file is one document. Default: blank lines")
       ->type_name("REGEX");
   command
-      .add_option("--invalid-utf8", options.invalid_utf8,
-                  "What to do with bytes that are no UTF-8: stop with an error, or replace them "
-                  "by U+FFFD")
-      ->type_name("error|replace")
-      ->default_str("error")
-      ->transform(
-          CLI::Transformer(std::map<std::string, InvalidUtf8>{{"error", InvalidUtf8::kError},
-                                                              {"replace", InvalidUtf8::kReplace}})
-              .description(""))
-      ->check(CLI::IsMember(
-                  {static_cast<int>(InvalidUtf8::kError), static_cast<int>(InvalidUtf8::kReplace)})
-                  .description(""));
+      .add_option_function<std::string>(
+          "--invalid-utf8",
+          [this](const std::string& policy) {
+            options.invalid_utf8 =
+                policy == "replace" ? InvalidUtf8::kReplace : InvalidUtf8::kError;
+          },
+          "Bytes that are no UTF-8: stop with an error, or replace them by U+FFFD")
+      ->check(CLI::IsMember({"error", "replace"}))
+      ->type_name("")
+      ->default_str("error");
 }
 
 std::uint64_t total_bytes(const std::vector<CorpusFile>& files) {

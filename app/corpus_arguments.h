@@ -14,6 +14,7 @@ struct CorpusArguments {
   std::vector<std::string> corpus;
   CorpusOptions options;
 
+  // This object must outlive `command`.
   void add_to(CLI::App& command);
   // Throws as find_corpus_files().
   std::vector<CorpusFile> files() const { return find_corpus_files(corpus); }

@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <fmt/core.h>
 #include <limits>
-#include <map>
 #include <memory>
 #include <string>
 
@@ -62,16 +61,17 @@ void register_tokenizer_command(CLI::App& app) {
   command->add_option("--out", arguments->out, "Model file to write")
       ->required()
       ->type_name("FILE.model");
-  command->add_option("--type", training.type, "Algorithm")
-      ->type_name("bpe|unigram")
-      ->default_str("bpe")
-      ->transform(
-          CLI::Transformer(std::map<std::string, TokenizerType>{
-                               {"bpe", TokenizerType::kBpe}, {"unigram", TokenizerType::kUnigram}})
-              .description(""))
-      ->check(CLI::IsMember({static_cast<int>(TokenizerType::kBpe),
-                             static_cast<int>(TokenizerType::kUnigram)})
-                  .description(""));
+  command
+      ->add_option_function<std::string>(
+          "--type",
+          [arguments = arguments.get()](const std::string& type) {
+            arguments->training.type =
+                type == "unigram" ? TokenizerType::kUnigram : TokenizerType::kBpe;
+          },
+          "Algorithm")
+      ->check(CLI::IsMember({"bpe", "unigram"}))
+      ->type_name("")
+      ->default_str("bpe");
   command
       ->add_option("--sample-bytes", training.sample_bytes,
                    "Learn from about so much text; of a larger corpus, lines are drawn evenly")

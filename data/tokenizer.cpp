@@ -74,7 +74,6 @@ struct ModelSettings {
   bool removes_spaces = true;
   bool escapes_spaces = true;
   bool byte_fallback = false;
-  bool space_is_suffix = false;
 };
 
 ModelSettings settings_of(std::string_view model) {
@@ -84,7 +83,6 @@ ModelSettings settings_of(std::string_view model) {
     std::string_view spec = field->bytes;
     if (field->number == kTrainerSpec) {
       while (auto setting = next_field(spec)) {
-        if (setting->number == 24) settings.space_is_suffix = setting->value != 0;
         if (setting->number == 35) settings.byte_fallback = setting->value != 0;
       }
     } else if (field->number == kNormalizerSpec) {

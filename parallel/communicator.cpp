@@ -41,6 +41,7 @@ bool means_dead_peer([[maybe_unused]] int code) {
 // processes may outnumber the cores.
 class Backoff {
  public:
+  void reset() { rounds_ = 0; }
   void pause() {
     ++rounds_;
     if (rounds_ <= kSpins) return;
@@ -209,14 +210,14 @@ void Communicator::throw_if_revoked() {
 }
 
 void Communicator::wait(Request& request) {
-  wait_until([&] { return test(request); });
+  wait_until([&] { return test(request) ? Progress::done : Progress::none; });
 }
 
 void Communicator::wait_all(std::span<Request> requests) {
   wait_until([&] {
     bool done = true;
     for (Request& request : requests) done = test(request) && done;
-    return done;
+    return done ? Progress::done : Progress::none;
   });
 }
 
@@ -336,7 +337,7 @@ std::uint32_t Communicator::agree(std::uint32_t flags) {
     check(MPIX_Comm_iagree(comm_, &complement, &handle), "agreement", -1);
     request.add(handle);
     // It ends whoever dies. Leaving early because of a revocation could contradict the others.
-    wait_until([&] { return test(request); }, false);
+    wait_until([&] { return test(request) ? Progress::done : Progress::none; }, false);
     return ~static_cast<std::uint32_t>(complement) & 0x3fffffffU;
   }
 #endif
@@ -403,16 +404,22 @@ bool Communicator::drain(std::span<Request> requests, std::chrono::milliseconds 
   }
 }
 
-void Communicator::wait_until(const std::function<bool()>& done) {
-  wait_until(done, true);
+void Communicator::wait_until(const std::function<Progress()>& step) {
+  wait_until(step, true);
 }
 
-void Communicator::wait_until(const std::function<bool()>& done, bool heed_revocation) {
+void Communicator::wait_until(const std::function<Progress()>& step, bool heed_revocation) {
   Backoff backoff;
-  for (int round = 0; !done(); ++round) {
+  for (int round = 1;; ++round) {
+    const Progress progress = step();
+    if (progress == Progress::done) return;
     if (heed_revocation) throw_if_revoked();
-    if (wait_callback_ && round % 16 == 15) wait_callback_();
-    backoff.pause();
+    if (wait_callback_ && round % 16 == 0) wait_callback_();
+    if (progress == Progress::some) {
+      backoff.reset();
+    } else {
+      backoff.pause();
+    }
   }
 }
 

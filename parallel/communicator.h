@@ -50,6 +50,9 @@ class Request {
   int peer_ = -1;                  // -1: all
 };
 
+// What one round of polling achieved.
+enum class Progress { none, some, done };
+
 // The processes that take part in a job, at one epoch of its Roster, and every way in which they
 // talk. Nothing blocks inside MPI: each wait is a loop that tests, sees failures (PeerFailure) and
 // calls the wait callback. Not thread-safe: one thread of a process talks to MPI.
@@ -85,8 +88,9 @@ class Communicator {
   bool test(Request& request);
   void wait(Request& request);
   void wait_all(std::span<Request> requests);
-  // Waits until `done` returns true; for whoever drives several requests by test().
-  void wait_until(const std::function<bool()>& done);
+  // Calls `step` until it says done; for whoever drives several requests by test(). Pauses longer
+  // and longer while it says none.
+  void wait_until(const std::function<Progress()>& step);
   // Lets MPI make progress on everything in flight.
   void progress();
 
@@ -121,7 +125,7 @@ class Communicator {
   void check(int code, const char* what, int peer);
   void adopt();
   void throw_if_revoked();
-  void wait_until(const std::function<bool()>& done, bool heed_revocation);
+  void wait_until(const std::function<Progress()>& step, bool heed_revocation);
   bool test_handle(MPI_Request& handle, int peer);
   Request iall_reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op);
 

@@ -166,10 +166,20 @@ void SegmentExchange::sum_segments() {
   }
 }
 
-void SegmentExchange::advance() {
-  if (num_started_ == 0) return;
+std::int64_t SegmentExchange::num_messages_done() const {
+  std::int64_t done = 0;
+  for (const Peer& peer : peers_) {
+    done += peer.parts_out.done + peer.parts_in.done + peer.sums_out.done + peer.sums_in.done;
+  }
+  return done;
+}
+
+bool SegmentExchange::advance() {
+  if (num_started_ == 0) return false;
+  const std::int64_t done_before = num_messages_done();
   for (Peer& peer : peers_) move_parts(peer);
   sum_segments();
+  return num_messages_done() != done_before;
 }
 
 bool SegmentExchange::complete() const {
@@ -184,8 +194,9 @@ bool SegmentExchange::complete() const {
 void SegmentExchange::finish(std::span<double> scalars) {
   exchange_scalars(scalars);
   communicator_.wait_until([this] {
-    advance();
-    return complete();
+    const bool moved = advance();
+    if (complete()) return Progress::done;
+    return moved ? Progress::some : Progress::none;
   });
   reset();
 }
@@ -205,13 +216,14 @@ void SegmentExchange::exchange_scalars(std::span<double> scalars) {
         communicator_.isend(own_scalars_.data(), bytes, peer.rank, scalar_tag(stream_));
   }
   communicator_.wait_until([this] {
-    advance();
+    const bool moved = advance();
     bool done = true;
     for (Peer& peer : peers_) {
       done = communicator_.test(peer.scalars_in) && done;
       done = communicator_.test(peer.scalars_out) && done;
     }
-    return done;
+    if (done) return Progress::done;
+    return moved ? Progress::some : Progress::none;
   });
   std::fill(scalars.begin(), scalars.end(), 0.0);
   for (std::size_t position = 0; position <= peers_.size(); ++position) {

@@ -28,8 +28,8 @@ class SegmentExchange {
 
   // Tensors 0 … count - 1 may be sent; counts only grow during a round.
   void start(std::int64_t count);
-  // Moves what can be moved without waiting. Throws PeerFailure.
-  void advance();
+  // Moves what can be moved without waiting; true when something moved. Throws PeerFailure.
+  bool advance();
   // Waits until all tensors hold the sums, everywhere needed here; sums `scalars` too, at most
   // kMaxScalars. Ends the round. Throws PeerFailure.
   void finish(std::span<double> scalars);
@@ -75,6 +75,7 @@ class SegmentExchange {
   void poll(Channel& channel);
   std::int64_t started_segments(std::size_t position) const;
   bool complete() const;
+  std::int64_t num_messages_done() const;
   void exchange_scalars(std::span<double> scalars);
   void reset();
 

@@ -37,7 +37,7 @@ struct Drill {
 };
 
 // Survivors only, in the order of their old ranks.
-std::unique_ptr<Communicator> survivors_of(Communicator& communicator) {
+std::unique_ptr<Communicator> survivors_of([[maybe_unused]] Communicator& communicator) {
 #ifdef OMPI_HAVE_MPI_EXT_FTMPI
   MPI_Comm survivors = MPI_COMM_NULL;
   if (MPIX_Comm_shrink(communicator.handle(), &survivors) == MPI_SUCCESS) {

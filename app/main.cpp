@@ -1,7 +1,9 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cctype>
 #include <exception>
 #include <fmt/format.h>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -50,18 +52,28 @@ const CLI::App& command_in_use(const CLI::App& app) {
   return used.empty() ? app : *used.front();
 }
 
+// The first long option in a message of CLI11's that is none of `names`, without its dashes.
+std::string first_unknown_option(const std::string& message,
+                                 const std::vector<std::string>& names) {
+  std::istringstream words(message);
+  for (std::string word; words >> word;) {
+    if (word.rfind("--", 0) != 0) continue;
+    const std::string name = word.substr(2, word.find('=') - 2);
+    if (std::find(names.begin(), names.end(), name) == names.end()) return name;
+  }
+  return "";
+}
+
 std::string hint_for_option(const CLI::App& app, const std::string& message) {
   const CLI::App& command = command_in_use(app);
   const std::string help = fmt::format("`{}{} --help` shows what can be given", app.get_name(),
                                        &command == &app ? "" : " " + command.get_name());
-  const std::size_t begin = message.find(": --");
-  if (begin == std::string::npos) return help;
-  const std::size_t end = message.find_first_of(" =", begin + 2);
-  const std::string given = message.substr(begin + 4, end - begin - 4);
   std::vector<std::string> names;
   for (const CLI::Option* option : command.get_options()) {
     for (const std::string& name : option->get_lnames()) names.push_back(name);
   }
+  const std::string given = first_unknown_option(message, names);
+  if (given.empty()) return help;
   const std::string nearest = nearest_name(given, names);
   return nearest.empty() ? help : fmt::format("did you mean --{}? {}", nearest, help);
 }

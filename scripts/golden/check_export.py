@@ -2,7 +2,8 @@
 """Loads a folder written by `chaski export` in transformers and prints what it says about a text, to be
 held against `chaski eval` and `chaski generate`.
 
-    check_export.py DIR --text "In the beginning"      logits of the last token, greedy continuation
+    check_export.py DIR --text "In the beginning"      logits of the last token; greedy continuation, as
+                                                       `chaski generate --temperature 0`
     check_export.py DIR --data FILE.h5                 loss, perplexity and bits per byte as `chaski eval`
                                                        (validation part where the file has one)
     check_export.py DIR --json …                       one object on stdout
@@ -46,9 +47,8 @@ def describe(model):
 
 @torch.no_grad()
 def on_text(model, processor, text, count):
-    tokens = processor.encode(text)
-    if processor.bos_id() >= 0:
-        tokens = [processor.bos_id()] + tokens
+    # As `chaski generate` does: a document begins after the end of another.
+    tokens = ([processor.eos_id()] if processor.eos_id() >= 0 else []) + processor.encode(text)
     prompt = len(tokens)
     logits = model(input_ids=torch.tensor([tokens])).logits[0]
     top = torch.topk(logits[-1], 5)
@@ -72,8 +72,9 @@ def read_tokens(path, part):
 @torch.no_grad()
 def on_data(model, path, part, length, limit):
     tokens, num_bytes = read_tokens(path, part)
+    bytes_per_token = num_bytes / len(tokens)
     if limit:
-        tokens, num_bytes = tokens[: limit + 1], None
+        tokens = tokens[: limit + 1]
     total, count = 0.0, 0
     for begin in range(0, len(tokens) - 1, length):
         inputs = torch.from_numpy(tokens[begin : begin + length])
@@ -81,10 +82,8 @@ def on_data(model, path, part, length, limit):
         logits = model(input_ids=inputs[None, : len(targets)]).logits[0]
         total += torch.nn.functional.cross_entropy(logits.double(), targets, reduction="sum").item()
         count += len(targets)
-    result = {"tokens": count, "loss": total / count, "perplexity": math.exp(total / count)}
-    if num_bytes:
-        result["bits_per_byte"] = total / math.log(2) / num_bytes
-    return result
+    return {"tokens": count, "loss": total / count, "perplexity": math.exp(total / count),
+            "bits_per_byte": total / count / math.log(2) / bytes_per_token}
 
 
 def main():

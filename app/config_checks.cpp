@@ -66,13 +66,21 @@ void check_schedule(const ScheduleConfig& schedule) {
   }
 }
 
-void check_parallel(const ParallelConfig& parallel) {
-  if (parallel.pipeline != 1) {
-    fail(fmt::format("parallel.pipeline is {} but must be 1: training in pipeline stages is not "
-                     "built",
-                     parallel.pipeline),
-         "leave it out; parallel.data spreads a run over processes");
+void check_pipeline(const ParallelConfig& parallel, const LlamaConfig& model) {
+  if (parallel.pipeline > model.num_layers) {
+    fail(fmt::format("parallel.pipeline is {} but the model has only {} layers to split",
+                     parallel.pipeline, model.num_layers),
+         fmt::format("use at most {} stages", model.num_layers));
   }
+  if (parallel.pipeline > 1 && model.tie_embeddings) {
+    fail(fmt::format("parallel.pipeline is {} but must be 1 with model.tie_embeddings = true: the "
+                     "embedding and the head, on different stages, would have to be one",
+                     parallel.pipeline),
+         "untie them, or use parallel.data alone");
+  }
+}
+
+void check_parallel(const ParallelConfig& parallel) {
   const std::int64_t replicas = std::max<std::int64_t>(parallel.data, 1);
   const std::int64_t rows = parallel.micro_batch * replicas;
   if (parallel.global_batch % rows != 0) {
@@ -156,6 +164,7 @@ void check_config(const TrainConfig& config) {
   check_data(config);
   check_schedule(config.schedule);
   config.learning_rate_schedule().validate();
+  check_pipeline(config.parallel, config.model.llama);
   check_parallel(config.parallel);
   check_fault(config.fault);
   check_device(config.device);

@@ -51,7 +51,7 @@ std::string list_of_tables() {
   std::string list;
   for (const ConfigTable& table : config_tables()) {
     if (!list.empty()) list += ", ";
-    list += "[" + table.name + "]";
+    list += fmt::format("[{}]", table.name);
   }
   return list;
 }
@@ -132,21 +132,22 @@ std::string ConfigKey::allowed_text() const {
 }
 
 std::string ConfigKey::value_text(const TrainConfig& config) const {
-  return visit_member(
-      *this, config,
-      Overloaded{[](std::int64_t* value) { return fmt::format("{}", *value); },
-                 [](double* value) { return double_to_toml(*value); },
-                 [](bool* value) { return std::string(*value ? "true" : "false"); },
-                 [](std::string* value) { return quote_toml(*value); },
-                 [](std::vector<std::string>* value) { return "[" + quoted_list(*value) + "]"; },
-                 [](std::array<double, 2>* value) {
-                   return fmt::format("[{}, {}]", double_to_toml((*value)[0]),
-                                      double_to_toml((*value)[1]));
-                 },
-                 [this](ChoiceReference reference) {
-                   return quote_toml(
-                       choices.at(static_cast<std::size_t>(reference.get(reference.member))));
-                 }});
+  return visit_member(*this, config,
+                      Overloaded{[](std::int64_t* value) { return fmt::format("{}", *value); },
+                                 [](double* value) { return double_to_toml(*value); },
+                                 [](bool* value) { return std::string(*value ? "true" : "false"); },
+                                 [](std::string* value) { return quote_toml(*value); },
+                                 [](std::vector<std::string>* value) {
+                                   return fmt::format("[{}]", quoted_list(*value));
+                                 },
+                                 [](std::array<double, 2>* value) {
+                                   return fmt::format("[{}, {}]", double_to_toml((*value)[0]),
+                                                      double_to_toml((*value)[1]));
+                                 },
+                                 [this](ChoiceReference reference) {
+                                   return quote_toml(choices.at(
+                                       static_cast<std::size_t>(reference.get(reference.member))));
+                                 }});
 }
 
 std::string hint_for_unknown_key(const std::string& table, const std::string& name) {

@@ -276,7 +276,7 @@ std::vector<ConfigKey> parallel_keys() {
        .synonyms = {"data_parallel", "dp", "replicas", "data_parallel_size", "num_replicas"}},
       {.name = "pipeline",
        .field = field<&TrainConfig::parallel, &ParallelConfig::pipeline>,
-       .documentation = "stages into which the layers of a replica are split; only 1 is built",
+       .documentation = "stages into which the layers of a replica are split, one process each",
        .range = between(1, 1e6),
        .synonyms = {"pipeline_parallel", "pp", "stages", "pipeline_model_parallel_size"}},
       {.name = "micro_batch",

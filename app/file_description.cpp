@@ -1,5 +1,7 @@
 #include "app/file_description.h"
 
+#include <fmt/format.h>
+
 #include "data/token_file.h"
 #include "fault/checkpoint_reader.h"
 #include "model/huggingface.h"
@@ -47,7 +49,8 @@ Json tensors_of(const CheckpointReader& checkpoint) {
     tensors.push_back({{"name", tensor.name},
                        {"dtype", name_of(tensor.dtype)},
                        {"shape", dims_of(tensor.shape)},
-                       {"bytes", tensor.bytes}});
+                       {"bytes", tensor.bytes},
+                       {"checksum", fmt::format("{:016x}", tensor.checksum)}});
   return tensors;
 }
 

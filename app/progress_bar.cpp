@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <string_view>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <utility>
 
 #include "app/human_format.h"
+#include "app/mpi_session.h"
 
 namespace chaski {
 namespace {
@@ -19,6 +22,23 @@ constexpr int kBarWidth = 24;
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+bool is_started_by_launcher() {
+  return std::getenv("PMIX_RANK") || std::getenv("OMPI_COMM_WORLD_RANK") || std::getenv("PMI_RANK");
+}
+
+// Open MPI's mpirun gives its processes a pseudo-terminal even where its own output goes to a file
+// or a pipe. What counts is where the launcher writes to, which is this process's parent.
+bool launcher_has_terminal(int descriptor) {
+  const std::string link = fmt::format("/proc/{}/fd/{}", getppid(), descriptor);
+  struct stat status {};
+  if (stat(link.c_str(), &status) != 0 || !S_ISCHR(status.st_mode)) return false;
+  const int file = open(link.c_str(), O_WRONLY | O_NOCTTY | O_CLOEXEC);
+  if (file < 0) return false;
+  const bool terminal = isatty(file);
+  close(file);
+  return terminal;
 }
 
 }  // namespace
@@ -52,8 +72,11 @@ void ProgressBar::finish(const std::string& note) {
 }
 
 bool ProgressBar::is_terminal(std::FILE* file) {
+  // mpirun gives its processes a terminal of its own, whatever its output goes to.
+  if (is_launched()) return false;
   const char* kind = std::getenv("TERM");
-  return isatty(fileno(file)) && !(kind && std::string_view(kind) == "dumb");
+  if (!isatty(fileno(file)) || (kind && std::string_view(kind) == "dumb")) return false;
+  return !is_started_by_launcher() || launcher_has_terminal(fileno(file));
 }
 
 std::string ProgressBar::line(double elapsed, const std::string& note, bool finished) const {

@@ -24,6 +24,17 @@ std::string output_directory(const TrainConfig& config) {
   return config.run.output;
 }
 
+std::unique_ptr<OutputLock> lock_output(const TrainConfig& config) {
+  try {
+    return std::make_unique<OutputLock>(output_directory(config));
+  } catch (const FileError& error) {
+    throw std::runtime_error(
+        fmt::format("{}\nhint: run.output = \"{}\" must be a folder that can "
+                    "be written",
+                    error.what(), output_directory(config)));
+  }
+}
+
 // Tables of two configs that differ in what decides the course of a run.
 std::string changed_tables(const TrainConfig& before, const TrainConfig& now) {
   std::string changed;
@@ -107,9 +118,12 @@ void TrainingRun::open_data() {
 // Decides what to begin from, on rank 0 alone: it owns the output directory.
 void TrainingRun::claim_output() {
   checkpoint_ = run_on_root(communicator_, [this]() -> std::string {
-    lock_ = std::make_unique<OutputLock>(output_directory(config_));
+    lock_ = lock_output(config_);
     const std::string directory = config_.checkpoint_directory().string();
-    clean_up_checkpoints(directory);
+    for (const std::string& name : clean_up_checkpoints(directory)) {
+      fmt::print(stderr, "chaski: warning: removed {}/{}, which an interrupted save left behind\n",
+                 directory, name);
+    }
     if (options_.resume.empty()) {
       if (!find_checkpoints(directory).complete.empty()) {
         throw std::invalid_argument(fmt::format(

@@ -396,6 +396,14 @@ std::string layout_error(const TrainConfig& config, int processes) {
   return "";
 }
 
+TEST(Layout, PipelinesTakeTheirShareOfTheProcesses) {
+  const auto config = parse(kMinimal, {"parallel.pipeline=2", "parallel.global_batch=16"});
+  const RunLayout layout = resolve_layout(config, 4);
+  EXPECT_EQ(layout.num_replicas, 2);
+  EXPECT_EQ(layout.num_stages, 2);
+  EXPECT_EQ(layout.micro_batches, 1);
+}
+
 TEST(Layout, RefusesWhatDoesNotFit) {
   const auto by_rows = parse(kMinimal, {"parallel.micro_batch=4", "parallel.global_batch=48"});
   expect_begins(layout_error(by_rows, 5),
@@ -407,6 +415,11 @@ TEST(Layout, RefusesWhatDoesNotFit) {
                 "parallel.data is 2 but 1 process was started: data × "
                 "pipeline = 2 × 1 needs 2\nhint: start it with mpirun -n 2");
   expect_begins(layout_error(fixed, 4), "parallel.data is 2 but 4 processes were started");
+  const auto stages = parse(kMinimal, {"parallel.pipeline=2"});
+  expect_begins(layout_error(stages, 3),
+                "parallel.pipeline is 2 but 3 processes were started: data "
+                "× pipeline = 1 × 2 needs 2");
+  expect_begins(layout_error(stages, 1), "parallel.pipeline is 2 but 1 process was started");
 }
 
 class FilesOfAConfig : public ::testing::Test {

@@ -38,7 +38,12 @@ Json describe(const InspectArguments& arguments) {
   if (!std::filesystem::is_directory(arguments.path, ignored) &&
       TokenFile::is_token_file(arguments.path))
     return describe_token_file(arguments.path, arguments.verify);
-  return describe_checkpoint(arguments.path, arguments.verify);
+  try {
+    return describe_checkpoint(arguments.path, arguments.verify);
+  } catch (const std::invalid_argument&) {
+    throw std::invalid_argument(
+        arguments.path + ": is no checkpoint, run directory, token file or safetensors file");
+  }
 }
 
 // A value as people read it; byte counts are told by their key.
@@ -65,7 +70,7 @@ void print_value(const std::string& key, const Json& value) {
   if (value.is_array() && !value.empty() && value.front().is_object())
     return print_rows(key, value);
   if (!value.is_object()) {
-    fmt::print("{:<22} {}\n", key, text_of(key, value));
+    fmt::print("{:<30} {}\n", key, text_of(key, value));
     return;
   }
   for (const auto& [name, part] : value.items()) print_value(key + "." + name, part);
@@ -74,9 +79,9 @@ void print_value(const std::string& key, const Json& value) {
 void print_table(const Json& description, const InspectArguments& arguments) {
   for (const auto& [key, value] : description.items()) {
     if (key == "tensors" && !arguments.tensors)
-      fmt::print("{:<22} {} (--tensors lists them)\n", key, value.size());
+      fmt::print("{:<30} {} (--tensors lists them)\n", key, value.size());
     else if (key == "config" && !arguments.config)
-      fmt::print("{:<22} {} bytes (--config prints it)\n", key,
+      fmt::print("{:<30} {} bytes (--config prints it)\n", key,
                  value.get_ref<const std::string&>().size());
     else if (key == "config")
       fmt::print("config:\n{}\n", value.get_ref<const std::string&>());

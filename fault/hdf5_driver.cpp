@@ -160,7 +160,10 @@ void silence_hdf5() {
 Hdf5File Hdf5File::create(std::unique_ptr<File> file, const std::string& path) {
   Hdf5File result(std::make_unique<State>(State{std::move(file), nullptr}), path);
   const Hdf5Id access = access_list(result.state_.get());
-  result.id_ = Hdf5Id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose);
+  const Hdf5Id properties(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  H5Pset_obj_track_times(properties.get(), 0);  // equal contents give equal files
+  result.id_ =
+      Hdf5Id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, properties.get(), access.get()), H5Fclose);
   result.check();
   if (!result.id_.valid())
     throw std::runtime_error(fmt::format("{}: the HDF5 library cannot create the file", path));

@@ -39,13 +39,24 @@ Hdf5Id contiguous_layout() {
   return list;
 }
 
+// Makes the groups in "a/b/name" that do not exist yet.
+void create_groups(const Hdf5File& file, const std::string& name) {
+  const Hdf5Id properties(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
+  H5Pset_obj_track_times(properties.get(), 0);  // equal contents give equal files
+  for (std::size_t end = name.find('/'); end != std::string::npos; end = name.find('/', end + 1)) {
+    const std::string group = name.substr(0, end);
+    if (H5Lexists(file.id(), group.c_str(), H5P_DEFAULT) > 0) continue;
+    const Hdf5Id created(
+        H5Gcreate2(file.id(), group.c_str(), H5P_DEFAULT, properties.get(), H5P_DEFAULT), H5Gclose);
+  }
+}
+
 void write_dataset(const Hdf5File& file, const TensorRecord& tensor) {
+  create_groups(file, tensor.name);
   const Hdf5Id space = dataspace_of(tensor.shape);
   const Hdf5Id layout = contiguous_layout();
-  const Hdf5Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(links.get(), 1);
   const hid_t type = file_type_of(tensor.dtype);
-  const Hdf5Id dataset(H5Dcreate2(file.id(), tensor.name.c_str(), type, space.get(), links.get(),
+  const Hdf5Id dataset(H5Dcreate2(file.id(), tensor.name.c_str(), type, space.get(), H5P_DEFAULT,
                                   layout.get(), H5P_DEFAULT),
                        H5Dclose);
   const void* data = tensor.data();

@@ -66,6 +66,14 @@ TEST_F(Checkpoint, RoundTrip) {
   EXPECT_EQ(read_whole_file(files_, "/c/latest", 99), "step-00000123\n");
 }
 
+TEST_F(Checkpoint, EqualContentsGiveEqualFiles) {
+  save(1);
+  const auto first = files_.contents("/c/step-00000001/shard-00000-of-00001.h5");
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // HDF5 keeps times in seconds
+  save(1);
+  EXPECT_TRUE(files_.contents("/c/step-00000001/shard-00000-of-00001.h5") == first);
+}
+
 TEST_F(Checkpoint, EmptyMetadataAndNoOptimizer) {
   CheckpointMetadata metadata;
   metadata.model = model_.config();

@@ -36,6 +36,9 @@ steps = 1000
   what is allowed; a mistyped key is told the nearest right one.
 - The training is the same whatever number of processes shares it: `global_batch` rows make one step, `micro_batch` of
   them go through the model at once, and `global_batch` must be a multiple of `micro_batch` × replicas.
+- SIGTERM or SIGINT (Ctrl-C) make a run save after the step that it is at and end; a second one ends it at once. Under
+  `mpirun` send SIGUSR1 instead, to mpirun, which passes it on: mpirun kills its processes half a second after it got
+  SIGTERM or Ctrl-C itself, and the run then goes on from its last checkpoint.
 )";
 
 std::string escape_cell(const std::string& text) {

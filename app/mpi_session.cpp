@@ -30,6 +30,8 @@ void tell_open_mpi_its_place() {
 MpiRuntime& mpi_session() {
   if (!session) {
     tell_open_mpi_its_place();
+    // Without a home directory Open MPI does not start.
+    setenv("HOME", "/tmp", 0);
     session = std::make_unique<MpiRuntime>();
   }
   return *session;

@@ -16,6 +16,7 @@ static_assert(std::atomic<long long>::is_always_lock_free);
 
 struct sigaction previous_terminate;
 struct sigaction previous_interrupt;
+struct sigaction previous_user;
 
 long long now_ms() {
   timespec now{};
@@ -30,7 +31,7 @@ void on_signal(int number) {
     received_at_ms = now;
     return;
   }
-  if (now - received_at_ms > 1000) _exit(128 + number);
+  if (number != SIGUSR1 && now - received_at_ms > 1000) _exit(128 + number);
 }
 
 }  // namespace
@@ -44,11 +45,13 @@ StopSignal::StopSignal() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGTERM, &action, &previous_terminate);
   sigaction(SIGINT, &action, &previous_interrupt);
+  sigaction(SIGUSR1, &action, &previous_user);
 }
 
 StopSignal::~StopSignal() {
   sigaction(SIGTERM, &previous_terminate, nullptr);
   sigaction(SIGINT, &previous_interrupt, nullptr);
+  sigaction(SIGUSR1, &previous_user, nullptr);
 }
 
 int StopSignal::number() const {
@@ -61,6 +64,8 @@ const char* StopSignal::name() const {
       return "SIGTERM";
     case SIGINT:
       return "SIGINT";
+    case SIGUSR1:
+      return "SIGUSR1";
     default:
       return "";
   }

@@ -54,6 +54,11 @@ TEST(StopSignal, ASecondOneEndsAtOnce) {
   EXPECT_EQ(status_after_two(SIGINT, 1200000), 130);
 }
 
+// It is sent again by whoever is impatient, and asks for the same.
+TEST(StopSignal, ASecondUserSignalEndsNothing) {
+  EXPECT_EQ(status_after_two(SIGUSR1, 1200000), 7);
+}
+
 TEST(StopSignal, TwoAtTheSameTimeAreOne) {
   EXPECT_EQ(status_after_two(SIGTERM, 1000), 7);
 }

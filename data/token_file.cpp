@@ -18,6 +18,11 @@
 namespace chaski {
 namespace {
 
+/// HDF5 1.10 can crash at exit, in its own tidying up, when it could not close a damaged file
+/// before. Nothing here needs the tidying: every file is closed where it was opened. It can only be
+/// turned off before HDF5 is first used.
+[[maybe_unused]] const bool hdf5_tidies_at_exit = H5dont_atexit() < 0;
+
 constexpr std::uint64_t kMostHeaderBytes = 1 << 30;  // of the model, of the list of sources
 
 template <class T>

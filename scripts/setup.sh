@@ -24,7 +24,7 @@ export HOME="${HOME:-/tmp}"
 # What is looked for by its command may come from anywhere; the package is asked for when it is absent.
 tools=(g++:g++ make:make git:git pkg-config:pkg-config ninja:ninja-build python3:python3 xz:xz-utils)
 libraries=(libdnnl-dev libhdf5-dev libsentencepiece-dev libcli11-dev libtomlplusplus-dev
-  nlohmann-json3-dev libfmt-dev zlib1g-dev libzstd-dev libre2-dev libxxhash-dev libgtest-dev
+  nlohmann-json3-dev libfmt-dev zlib1g-dev libzstd-dev libre2-dev libxxhash-dev libgtest-dev libgmock-dev
   libbenchmark-dev)
 texts=(bible-kjv dict-gcide)
 system_mpi_packages=(libopenmpi-dev openmpi-bin)

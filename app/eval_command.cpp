@@ -28,11 +28,11 @@ struct EvalArguments {
 
 // The validation part where every file has one, else the train part; or what was asked for.
 std::shared_ptr<const TokenStream> open_stream(const EvalArguments& arguments) {
-  Part part = Part::kValidation;
-  if (arguments.part == "train") part = Part::kTrain;
+  Part part = Part::validation;
+  if (arguments.part == "train") part = Part::train;
   if (arguments.part.empty()) {
     for (const std::string& path : arguments.data) {
-      if (!TokenFile::open(path)->has_part(Part::kValidation)) part = Part::kTrain;
+      if (!TokenFile::open(path)->has_part(Part::validation)) part = Part::train;
     }
   }
   return TokenStream::open(arguments.data, part);
@@ -75,7 +75,7 @@ void print_result(const EvalArguments& arguments, const CheckpointReader& checkp
   if (arguments.json) {
     nlohmann::ordered_json report;
     report["checkpoint"] = checkpoint.path();
-    report["part"] = part_name(stream.part());
+    report["part"] = name_of(stream.part());
     report["tokens"] = result.tokens;
     report["loss"] = result.loss();
     report["perplexity"] = result.perplexity();
@@ -84,7 +84,7 @@ void print_result(const EvalArguments& arguments, const CheckpointReader& checkp
     return;
   }
   fmt::print("checkpoint     {} (step {})\n", checkpoint.path(), checkpoint.metadata().step);
-  fmt::print("data           {} part, {} tokens\n", part_name(stream.part()), result.tokens);
+  fmt::print("data           {} part, {} tokens\n", name_of(stream.part()), result.tokens);
   fmt::print("loss           {:.6f} nats per token\n", result.loss());
   fmt::print("perplexity     {:.4f}\n", result.perplexity());
   fmt::print("bits per byte  {:.4f}\n", bits_per_byte);

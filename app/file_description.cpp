@@ -114,10 +114,10 @@ Json describe_token_file(const std::string& path, bool verify) {
                        {"vocab_size", header.vocab_size},
                        {"eos_id", header.eos_id}};
   json["split"] = header.split;
-  for (const Part part : {Part::kTrain, Part::kValidation}) {
+  for (const Part part : {Part::train, Part::validation}) {
     if (!file->has_part(part)) continue;
     if (verify) file->part(part).verify_checksum();
-    json[part_name(part)] = part_of(*file, part);
+    json[name_of(part)] = part_of(*file, part);
   }
   json["sources"] = Json::array();
   for (const TokenFileHeader::Source& source : header.sources)

@@ -66,7 +66,7 @@ void register_tokenizer_command(CLI::App& app) {
           "--type",
           [arguments = arguments.get()](const std::string& type) {
             arguments->training.type =
-                type == "unigram" ? TokenizerType::kUnigram : TokenizerType::kBpe;
+                type == "unigram" ? TokenizerType::unigram : TokenizerType::bpe;
           },
           "Algorithm")
       ->check(CLI::IsMember({"bpe", "unigram"}))

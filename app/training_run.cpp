@@ -28,24 +28,27 @@ void TrainingRun::run() {
   finish(step);
 }
 
-MicroBatch TrainingRun::micro_batch(std::int64_t step, int index) {
-  const std::int64_t data_step = options_.overfit_batch ? 0 : step;
-  return batches_[index].upload(loader_->get(static_cast<std::uint64_t>(data_step), index),
-                                config_.data.reset_at_documents);
+void TrainingRun::upload_batches(std::int64_t step) {
+  const auto data_step = static_cast<std::uint64_t>(options_.overfit_batch ? 0 : step);
+  for (int i = 0; i < layout_.micro_batches; ++i) {
+    batches_[i].upload(loader_->get(data_step, i), config_.data.reset_at_documents);
+  }
+}
+
+BatchSource TrainingRun::uploaded_batches() const {
+  return [this](int, int index) { return batches_[index].micro_batch(); };
 }
 
 bool TrainingRun::advance(std::int64_t step) {
   const auto start = std::chrono::steady_clock::now();
   const double learning_rate = schedule_.at(step);
-  // Every batch is uploaded once and stays for the step: a pipeline may ask for it again.
-  for (int i = 0; i < layout_.micro_batches; ++i) micro_batch(step, i);
-  const BatchSource source = [this](int, int index) { return batches_[index].micro_batch(); };
-  const StepOutcome outcome =
-      engine_->run(step, source, tokens_per_step(), learning_rate, stop_signal_.requested());
+  upload_batches(step);
+  const StepOutcome outcome = engine_->run(step, uploaded_batches(), tokens_per_step(),
+                                           learning_rate, stop_signal_.requested());
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
 
   const std::int64_t updates = step + 1;
-  if (outcome.verdict.non_finite) handle_nonfinite(step, outcome);
+  if (outcome.verdict.non_finite) handle_nonfinite(step);
   if (outcome.verdict.commit) skipped_in_a_row_ = 0;
   std::optional<EvaluationResult> validation;
   const std::int64_t every = config_.evaluation.every;
@@ -62,9 +65,8 @@ bool TrainingRun::advance(std::int64_t step) {
   return outcome.verdict.stop;
 }
 
-void TrainingRun::handle_nonfinite(std::int64_t step, const StepOutcome&) {
-  const BatchSource source = [this](int, int index) { return batches_[index].micro_batch(); };
-  const std::string where = engine_->locate_nonfinite(source, tokens_per_step());
+void TrainingRun::handle_nonfinite(std::int64_t step) {
+  const std::string where = engine_->locate_nonfinite(uploaded_batches(), tokens_per_step());
   const std::string message =
       fmt::format("step {} is not finite{}", step + 1, where.empty() ? "" : ": " + where);
   ++skipped_in_a_row_;

@@ -52,8 +52,10 @@ class TrainingRun {
 
   // One step and what follows it; returns whether the run ends here.
   bool advance(std::int64_t step);
-  MicroBatch micro_batch(std::int64_t step, int index);
-  void handle_nonfinite(std::int64_t step, const StepOutcome& outcome);
+  // Brings the step's micro-batches to the device, where they stay until the next step's.
+  void upload_batches(std::int64_t step);
+  BatchSource uploaded_batches() const;
+  void handle_nonfinite(std::int64_t step);
   void record(std::int64_t step, const StepOutcome& outcome, double seconds, double learning_rate,
               const std::optional<EvaluationResult>& validation);
   EvaluationResult validate(std::int64_t updates);

@@ -70,7 +70,7 @@ void check_tokenizer(const TokenStream& stream, const std::string& expected,
 
 bool has_validation_part(const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
-    if (!TokenFile::open(path)->has_part(Part::kValidation)) return false;
+    if (!TokenFile::open(path)->has_part(Part::validation)) return false;
   }
   return true;
 }
@@ -95,7 +95,7 @@ TrainingRun::TrainingRun(MpiRuntime& runtime, const TrainConfig& config,
 TrainingRun::~TrainingRun() = default;
 
 void TrainingRun::open_data() {
-  training_data_ = SequenceDataset::open(files_.train, Part::kTrain, config_.data.sequence_length);
+  training_data_ = SequenceDataset::open(files_.train, Part::train, config_.data.sequence_length);
   const TokenStream& stream = training_data_->stream();
   check_vocabulary(stream, config_.model.llama);
   if (!config_.data.tokenizer.empty()) {
@@ -105,10 +105,10 @@ void TrainingRun::open_data() {
   const std::vector<std::string>& validation =
       files_.validation.empty() ? files_.train : files_.validation;
   if (has_validation_part(validation)) {
-    validation_data_ = TokenStream::open(validation, Part::kValidation);
+    validation_data_ = TokenStream::open(validation, Part::validation);
   } else if (!files_.validation.empty()) {
     // Files named for validation that were made without a split are used whole.
-    validation_data_ = TokenStream::open(validation, Part::kTrain);
+    validation_data_ = TokenStream::open(validation, Part::train);
   }
   if (validation_data_ != nullptr) {
     check_tokenizer(*validation_data_, stream.fingerprint(), files_.train.front());
@@ -233,6 +233,7 @@ void TrainingRun::open_outputs() {
     options.shard = engine_->slot().stage;
     options.num_shards = static_cast<int>(layout_.num_stages);
     writer_ = std::make_unique<CheckpointWriter>(config_.checkpoint_directory().string(), options);
+    writer_->prepare(engine_->stage().parameters(), engine_->optimizer().state());
   }
 }
 

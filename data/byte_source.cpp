@@ -58,7 +58,7 @@ class PlainSource : public ByteSource {
   std::uint64_t offset_ = 0;
 };
 
-/// What gzip and zstd share: compressed input that arrives in blocks.
+// What gzip and zstd share: compressed input that arrives in blocks.
 class CompressedSource : public ByteSource {
  public:
   explicit CompressedSource(const std::string& path)
@@ -67,7 +67,7 @@ class CompressedSource : public ByteSource {
   std::uint64_t consumed() const override { return file_.consumed() - left_; }
 
  protected:
-  /// True when there is input to work on, after reading more of the file where needed.
+  // True when there is input to work on, after reading more of the file where needed.
   bool refill() {
     if (left_ == 0) {
       begin_ = 0;
@@ -128,7 +128,7 @@ class GzipSource : public CompressedSource {
   }
 
  private:
-  /// Zeros after the last member are padding of tapes and block devices, as for gzip itself.
+  // Zeros after the last member are padding of tapes and block devices, as for gzip itself.
   bool skip_padding() {
     std::size_t zeros = 0;
     while (zeros < left() && input()[zeros] == 0) ++zeros;
@@ -176,18 +176,18 @@ class ZstdSource : public CompressedSource {
 }  // namespace
 
 Compression compression_of(const std::string& path) {
-  if (path.ends_with(".gz")) return Compression::kGzip;
-  if (path.ends_with(".zst")) return Compression::kZstd;
-  return Compression::kNone;
+  if (path.ends_with(".gz")) return Compression::gzip;
+  if (path.ends_with(".zst")) return Compression::zstd;
+  return Compression::none;
 }
 
 std::unique_ptr<ByteSource> open_byte_source(const std::string& path) {
   switch (compression_of(path)) {
-    case Compression::kGzip:
+    case Compression::gzip:
       return std::make_unique<GzipSource>(path);
-    case Compression::kZstd:
+    case Compression::zstd:
       return std::make_unique<ZstdSource>(path);
-    case Compression::kNone:
+    case Compression::none:
       break;
   }
   return std::make_unique<PlainSource>(path);

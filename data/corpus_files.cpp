@@ -23,8 +23,8 @@ std::optional<CorpusFormat> format_of(std::string name) {
       break;
     }
   }
-  if (name.ends_with(".txt")) return CorpusFormat::kText;
-  if (name.ends_with(".jsonl")) return CorpusFormat::kJsonLines;
+  if (name.ends_with(".txt")) return CorpusFormat::text;
+  if (name.ends_with(".jsonl")) return CorpusFormat::json_lines;
   return std::nullopt;
 }
 

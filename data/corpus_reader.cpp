@@ -17,7 +17,7 @@ namespace chaski {
 namespace {
 
 constexpr std::size_t kReadBytes = 64 * 1024;
-/// A line longer than this is no document separator.
+// A line longer than this is no document separator.
 constexpr std::size_t kSeparatorLineBytes = 64 * 1024;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
@@ -27,13 +27,13 @@ bool is_blank(std::string_view line) {
   });
 }
 
-/// The text of one file in pieces of valid UTF-8.
+// The text of one file in pieces of valid UTF-8.
 class TextSource {
  public:
   TextSource(const std::string& path, const CorpusOptions& options, CorpusCounts& counts)
       : path_(path), options_(options), counts_(counts), bytes_(open_byte_source(path)) {}
 
-  /// The next piece, valid until the next call; empty only at the end of the file.
+  // The next piece, valid until the next call; empty only at the end of the file.
   std::string_view next() {
     for (;;) {
       if (begin_ == raw_.size() && !fill()) return {};
@@ -51,7 +51,7 @@ class TextSource {
   std::uint64_t consumed() const { return bytes_->consumed(); }
 
  private:
-  /// Reads on behind what is left over; false at the end of the file.
+  // Reads on behind what is left over; false at the end of the file.
   bool fill() {
     raw_.erase(0, begin_);
     begin_ = 0;
@@ -85,7 +85,7 @@ class TextSource {
   }
 
   std::string_view ill_formed(std::size_t length) {
-    if (options_.invalid_utf8 == InvalidUtf8::kError) {
+    if (options_.invalid_utf8 == InvalidUtf8::error) {
       throw std::runtime_error(fmt::format(
           "{}: invalid UTF-8 at byte {} (0x{:02X})\n"
           "hint: convert the file (iconv -f LATIN1 -t UTF-8 …), or pass --invalid-utf8 replace",
@@ -106,8 +106,8 @@ class TextSource {
   std::uint64_t offset_ = 0;  // of that in the uncompressed file
 };
 
-/// Where to cut `text`, which goes on: the last place behind half of it at which a tokenizer is
-/// not disturbed.
+// Where to cut `text`, which goes on: the last place behind half of it at which a tokenizer is
+// not disturbed.
 std::size_t cut_position(std::string_view text) {
   const std::size_t line_end = text.rfind('\n');
   if (line_end != std::string_view::npos && line_end >= text.size() / 2) return line_end + 1;
@@ -145,7 +145,7 @@ class CorpusReader::Impl {
       const std::string_view text = source_->next();
       if (text.empty()) {
         end_file();
-      } else if (files_[file_].format == CorpusFormat::kText) {
+      } else if (files_[file_].format == CorpusFormat::text) {
         take_text(text);
       } else {
         take_json(text);
@@ -168,7 +168,7 @@ class CorpusReader::Impl {
   }
 
   void end_file() {
-    if (files_[file_].format == CorpusFormat::kText) {
+    if (files_[file_].format == CorpusFormat::text) {
       if (!line_.empty() || decided_) end_text_line();
       end_document();
     } else {
@@ -270,7 +270,7 @@ class CorpusReader::Impl {
     end_document();
   }
 
-  bool replaces() const { return options_.invalid_utf8 == InvalidUtf8::kReplace; }
+  bool replaces() const { return options_.invalid_utf8 == InvalidUtf8::replace; }
 
   void append_json(std::string_view text) {
     if (options_.refuse_nul && text.find('\0') != std::string_view::npos) {
@@ -313,8 +313,8 @@ class CorpusReader::Impl {
     in_document_ = has_text_ = document_flushed_ = false;
   }
 
-  /// Makes a block ready out of a full one. Documents stay whole where that costs at most half of
-  /// the block.
+  // Makes a block ready out of a full one. Documents stay whole where that costs at most half of
+  // the block.
   void flush() {
     std::string& text = pending_.text;
     const auto& ends = pending_.document_ends;

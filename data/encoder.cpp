@@ -14,17 +14,17 @@ constexpr std::size_t kLongestCachedWord = 48;  // bytes, and so the most ids of
 constexpr std::size_t kSlots = 1 << 17;         // a power of two
 constexpr std::size_t kMostWords = kSlots / 2;
 constexpr std::size_t kMostArenaBytes = 8 << 20;
-/// A run of text without a place to cut is encoded at most this long at once.
+// A run of text without a place to cut is encoded at most this long at once.
 constexpr std::size_t kLongestWord = 1 << 20;
 
 }  // namespace
 
-/// An open-addressing table from words to ids. Emptied when full: frequent words return at once.
+// An open-addressing table from words to ids. Emptied when full: frequent words return at once.
 class Encoder::WordCache {
  public:
   WordCache() : slots_(kSlots) {}
 
-  /// Appends the ids of `word` and returns true where it is known.
+  // Appends the ids of `word` and returns true where it is known.
   bool find(std::string_view word, std::uint64_t hash, std::vector<std::int32_t>& ids) const {
     for (std::size_t at = hash & (kSlots - 1);; at = (at + 1) & (kSlots - 1)) {
       const Slot& slot = slots_[at];

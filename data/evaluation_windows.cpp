@@ -21,7 +21,7 @@ EvaluationWindows::EvaluationWindows(std::shared_ptr<const TokenStream> stream,
   if (stream_->num_tokens() < 2) {
     throw std::invalid_argument(fmt::format("{}: the {} part is too short to be evaluated",
                                             stream_->files().front()->path(),
-                                            part_name(stream_->part())));
+                                            name_of(stream_->part())));
   }
   const auto length = static_cast<std::uint64_t>(sequence_length);
   const std::uint64_t targets =

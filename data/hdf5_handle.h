@@ -5,7 +5,7 @@
 
 namespace chaski {
 
-/// Owns an HDF5 id of any kind; negative where the call that made it failed.
+// Owns an HDF5 id of any kind; negative where the call that made it failed.
 class Hdf5Handle {
  public:
   Hdf5Handle() = default;
@@ -20,7 +20,7 @@ class Hdf5Handle {
   explicit operator bool() const { return id_ >= 0; }
   hid_t get() const { return id_; }
 
-  /// False when closing failed, which for a file means that it was not written.
+  // False when closing failed, which for a file means that it was not written.
   bool close() {
     const hid_t id = std::exchange(id_, -1);
     if (id < 0) return true;
@@ -32,8 +32,8 @@ class Hdf5Handle {
   hid_t id_ = -1;
 };
 
-/// Keeps HDF5 from printing its error stack while it lives: callers report in one line of their
-/// own. HDF5's setting is per process or per thread, depending on how it was built.
+// Keeps HDF5 from printing its error stack while it lives: callers report in one line of their
+// own. HDF5's setting is per process or per thread, depending on how it was built.
 class QuietHdf5 {
  public:
   QuietHdf5() {

@@ -21,7 +21,7 @@ std::string not_a_string(const std::string& key) {
   return fmt::format("holds something else than a string under \"{}\"", key);
 }
 
-/// Takes the string under one top-level key and lets everything else pass.
+// Takes the string under one top-level key and lets everything else pass.
 class TextHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit TextHandler(const std::string& key) : key_(key) {}
@@ -84,7 +84,7 @@ class TextHandler : public nlohmann::json_sax<nlohmann::json> {
   bool wanted_ = false;
 };
 
-/// Hexadecimal value of 4 digits, or -1.
+// Hexadecimal value of 4 digits, or -1.
 int hexadecimal(std::string_view digits) {
   if (digits.size() < 4) return -1;
   int value = 0;
@@ -152,10 +152,10 @@ JsonTextStream::JsonTextStream(std::string key, bool replace_surrogates, Sink si
 
 void JsonTextStream::feed(std::string_view bytes) {
   for (std::size_t i = 0; i < bytes.size(); ++i) {
-    if (state_ == State::kKey || state_ == State::kString) {
+    if (state_ == State::key || state_ == State::string) {
       i = plain_run(bytes, i);
       if (i < bytes.size()) string_character(bytes[i]);
-    } else if (state_ == State::kOther) {
+    } else if (state_ == State::other) {
       other_value(bytes[i]);
     } else {
       structure(bytes[i]);
@@ -164,11 +164,11 @@ void JsonTextStream::feed(std::string_view bytes) {
 }
 
 void JsonTextStream::finish() {
-  if (state_ != State::kEnd) malformed();
+  if (state_ != State::end) malformed();
   if (!found_) throw JsonTextError{missing_key(key_)};
 }
 
-/// Hands on the characters of a string that stand for themselves; the position after them.
+// Hands on the characters of a string that stand for themselves; the position after them.
 std::size_t JsonTextStream::plain_run(std::string_view bytes, std::size_t begin) {
   if (escape_ != 0) return begin;
   std::size_t end = begin;
@@ -235,7 +235,7 @@ void JsonTextStream::code_unit(unsigned unit) {
   }
 }
 
-/// A high surrogate is waiting for its other half, which does not come.
+// A high surrogate is waiting for its other half, which does not come.
 void JsonTextStream::lone_surrogate() {
   if (high_surrogate_ == 0) return;
   high_surrogate_ = 0;
@@ -248,31 +248,31 @@ void JsonTextStream::lone_surrogate() {
 void JsonTextStream::structure(char c) {
   if (is_space(c)) return;
   switch (state_) {
-    case State::kStart:
+    case State::start:
       if (c != '{') throw JsonTextError{"is not a JSON object"};
-      state_ = State::kKeyOrEnd;
+      state_ = State::key_or_end;
       return;
-    case State::kKeyOrEnd:
+    case State::key_or_end:
       if (c == '}') {
-        state_ = State::kEnd;
+        state_ = State::end;
       } else if (c == '"') {
         name_.clear();
-        target_ = Target::kKey;
-        state_ = State::kKey;
+        target_ = Target::key;
+        state_ = State::key;
       } else {
         malformed();
       }
       return;
-    case State::kColon:
+    case State::colon:
       if (c != ':') malformed();
-      state_ = State::kValue;
+      state_ = State::value;
       return;
-    case State::kValue:
+    case State::value:
       begin_value(c);
       return;
-    case State::kCommaOrEnd:
+    case State::comma_or_end:
       if (c != ',' && c != '}') malformed();
-      state_ = c == ',' ? State::kKeyOrEnd : State::kEnd;
+      state_ = c == ',' ? State::key_or_end : State::end;
       return;
     default:
       malformed();
@@ -287,15 +287,15 @@ void JsonTextStream::begin_value(char c) {
   depth_ = 0;
   inner_string_ = false;
   if (c == '"') {
-    target_ = wanted ? Target::kText : Target::kNone;
-    state_ = State::kString;
+    target_ = wanted ? Target::text : Target::none;
+    state_ = State::string;
   } else {
-    state_ = State::kOther;
+    state_ = State::other;
     other_value(c);
   }
 }
 
-/// Inside a value that is not wanted: numbers, words, arrays and objects.
+// Inside a value that is not wanted: numbers, words, arrays and objects.
 void JsonTextStream::other_value(char c) {
   if (inner_string_) {
     if (inner_escape_) {
@@ -314,19 +314,19 @@ void JsonTextStream::other_value(char c) {
   } else if (depth_ > 0 && (c == '}' || c == ']')) {
     --depth_;
   } else if (depth_ == 0 && (c == ',' || c == '}')) {
-    state_ = State::kCommaOrEnd;
+    state_ = State::comma_or_end;
     structure(c);
   }
 }
 
 void JsonTextStream::end_of_string() {
-  state_ = state_ == State::kKey ? State::kColon : State::kCommaOrEnd;
+  state_ = state_ == State::key ? State::colon : State::comma_or_end;
 }
 
 void JsonTextStream::emit(std::string_view text) {
-  if (target_ == Target::kText) {
+  if (target_ == Target::text) {
     sink_(text);
-  } else if (target_ == Target::kKey && name_.size() <= key_.size()) {
+  } else if (target_ == Target::key && name_.size() <= key_.size()) {
     // A name longer than the wanted one stays different however it goes on.
     name_.append(text);
   }

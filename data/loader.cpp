@@ -86,7 +86,7 @@ class Loader::Impl {
  private:
   Batch& slot(std::uint64_t number) { return ring_[number % ring_.size()]; }
 
-  /// Makes the thread begin again at micro-batch `number`. Called with the lock held.
+  // Makes the thread begin again at micro-batch `number`. Called with the lock held.
   void restart(std::uint64_t number) {
     ++generation_;
     started_ = true;

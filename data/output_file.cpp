@@ -35,7 +35,7 @@ std::string temporary_prefix(const std::string& path) {
   return fmt::format(".{}.tmp-", fs::path(path).filename().string());
 }
 
-/// Names of temporary files, for the signal handler, which may only read atomics and unlink.
+// Names of temporary files, for the signal handler, which may only read atomics and unlink.
 std::array<std::atomic<char*>, 16> temporary_names{};
 
 void remember(const std::string& name) {
@@ -65,7 +65,7 @@ void remove_and_die(int signal) {
   ::raise(signal);
 }
 
-/// Removes what dead processes left of the same output file.
+// Removes what dead processes left of the same output file.
 void remove_leftovers(const std::string& path) {
   const std::string prefix = temporary_prefix(path);
   std::error_code error;

@@ -7,14 +7,14 @@
 
 namespace chaski {
 
-/// A file that appears under its name only when it is whole. It is written under a temporary name
-/// in the same folder, `.NAME.tmp-PID`, which goes away when this object does or, after
-/// remove_temporary_files_on_signals(), when the process is interrupted. What a killed process left
-/// behind is removed by the next one that writes the same file.
+// A file that appears under its name only when it is whole. It is written under a temporary name
+// in the same folder, `.NAME.tmp-PID`, which goes away when this object does or, after
+// remove_temporary_files_on_signals(), when the process is interrupted. What a killed process left
+// behind is removed by the next one that writes the same file.
 class OutputFile {
  public:
-  /// Creates the empty temporary file. Throws std::invalid_argument when `path` exists and
-  /// `overwrite` is not set or when it is a folder, std::runtime_error when it cannot be created.
+  // Creates the empty temporary file. Throws std::invalid_argument when `path` exists and
+  // `overwrite` is not set or when it is a folder, std::runtime_error when it cannot be created.
   OutputFile(const std::string& path, bool overwrite);
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
@@ -23,9 +23,9 @@ class OutputFile {
   const std::string& path() const { return path_; }
   const std::string& temporary_path() const { return temporary_; }
 
-  /// Writes `content` into the temporary file. Throws std::runtime_error.
+  // Writes `content` into the temporary file. Throws std::runtime_error.
   void write(std::string_view content);
-  /// Makes the content durable and gives the file its name. Throws std::runtime_error.
+  // Makes the content durable and gives the file its name. Throws std::runtime_error.
   void commit();
 
  private:
@@ -34,17 +34,17 @@ class OutputFile {
   bool exists_ = false;
 };
 
-/// Makes SIGINT, SIGTERM and SIGHUP remove the temporary files of this process before they end it.
+// Makes SIGINT, SIGTERM and SIGHUP remove the temporary files of this process before they end it.
 void remove_temporary_files_on_signals();
 
-/// Writes all of `bytes` at `offset`. Throws std::runtime_error naming `path`.
+// Writes all of `bytes` at `offset`. Throws std::runtime_error naming `path`.
 void write_at(int file, const char* bytes, std::size_t size, std::uint64_t offset,
               const std::string& path);
 
-/// A nameless file for data on their way; gone when this object or the process is.
+// A nameless file for data on their way; gone when this object or the process is.
 class SpoolFile {
  public:
-  /// Created in the folder of `beside`, which error messages name.
+  // Created in the folder of `beside`, which error messages name.
   explicit SpoolFile(const std::string& beside);
   SpoolFile(const SpoolFile&) = delete;
   SpoolFile& operator=(const SpoolFile&) = delete;
@@ -52,7 +52,7 @@ class SpoolFile {
 
   void append(const void* bytes, std::size_t size);
   std::uint64_t size() const { return written_ + buffer_.size(); }
-  /// Reads what has been appended; [offset, offset + size) must lie inside.
+  // Reads what has been appended; [offset, offset + size) must lie inside.
   void read(std::uint64_t offset, void* bytes, std::size_t size);
 
  private:

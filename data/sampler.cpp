@@ -8,8 +8,8 @@ namespace {
 
 constexpr int kRounds = 8;
 
-/// The finalizer of SplitMix64: every bit of the input changes each bit of the output half the
-/// time.
+// The finalizer of SplitMix64: every bit of the input changes each bit of the output half the
+// time.
 std::uint64_t mix(std::uint64_t x) {
   x += 0x9E3779B97F4A7C15u;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;

@@ -98,7 +98,7 @@ std::shared_ptr<const SequenceDataset> SequenceDataset::open(const std::vector<s
     throw std::invalid_argument(fmt::format(
         "{}: the {} part holds {} tokens, fewer than the {} that sequence_length {} needs\n"
         "hint: lower data.sequence_length or tokenize more text",
-        paths.front(), part_name(part), num_tokens, sequence_length + 1, sequence_length));
+        paths.front(), name_of(part), num_tokens, sequence_length + 1, sequence_length));
   }
   return dataset;
 }

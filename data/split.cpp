@@ -12,7 +12,7 @@ namespace chaski {
 namespace {
 
 constexpr std::uint64_t kRunTokens = 1 << 18;
-/// How far from the wanted place a block may be cut: of the tokens wanted in it, and in tokens.
+// How far from the wanted place a block may be cut: of the tokens wanted in it, and in tokens.
 constexpr double kCutSlack = 0.25;
 constexpr std::uint64_t kMostCutSlack = 1 << 16;
 
@@ -25,8 +25,8 @@ void count_document(PartSize& size, std::uint64_t begin, const Document& documen
   size.num_bytes += document.bytes;
 }
 
-/// The best place to cut within `slack` of `target`: the nearest end of a document, else of a line,
-/// else the nearest beginning of a word.
+// The best place to cut within `slack` of `target`: the nearest end of a document, else of a line,
+// else the nearest beginning of a word.
 std::uint64_t cut_near(TokenSpool& spool, const Tokenizer& tokenizer, std::uint64_t target,
                        std::uint64_t slack) {
   const std::uint64_t begin = target > slack ? target - slack : 1;
@@ -53,7 +53,7 @@ std::uint64_t cut_near(TokenSpool& spool, const Tokenizer& tokenizer, std::uint6
   return target;
 }
 
-/// Bytes of text that the tokens [begin, end) stand for.
+// Bytes of text that the tokens [begin, end) stand for.
 std::uint64_t text_bytes(TokenSpool& spool, const Tokenizer& tokenizer, std::uint64_t begin,
                          std::uint64_t end) {
   std::uint64_t bytes = 0;
@@ -83,7 +83,7 @@ void measure_block(TokenSpool& spool, const Tokenizer& tokenizer, Split& split) 
 }
 
 void write_part(TokenSpool& spool, const Split& split, Part part, TokenFileWriter& writer) {
-  const bool validation = part == Part::kValidation;
+  const bool validation = part == Part::validation;
   writer.begin_part(part, validation ? split.validation : split.train);
   std::uint64_t written = 0, run_begin = 0, run_end = 0;
   const auto write_run = [&] {
@@ -93,9 +93,9 @@ void write_part(TokenSpool& spool, const Split& split, Part part, TokenFileWrite
   };
   spool.for_each_document([&](std::uint64_t index, std::uint64_t begin, const Document& document) {
     std::uint64_t end = document.end;
-    if (split.kind == Split::Kind::kByDocument) {
+    if (split.kind == Split::Kind::by_document) {
       if (in_validation(index, split.fraction, split.seed) != validation) return;
-    } else if (split.kind == Split::Kind::kBlock) {
+    } else if (split.kind == Split::Kind::block) {
       if (validation) {
         begin = std::max(begin, split.cut);
       } else {
@@ -165,11 +165,11 @@ std::int32_t TokenSpool::token(const std::byte* ids, std::uint64_t index) const 
 
 std::string Split::in_words() const {
   switch (kind) {
-    case Kind::kByDocument:
+    case Kind::by_document:
       return fmt::format("by document, validation {}, seed {}", fraction, seed);
-    case Kind::kBlock:
+    case Kind::block:
       return fmt::format("block, validation {} from token {} of the corpus on", fraction, cut);
-    case Kind::kNone:
+    case Kind::none:
       break;
   }
   return "none";
@@ -191,7 +191,7 @@ Split plan_split(TokenSpool& spool, const Tokenizer& tokenizer, double fraction,
   }
   const std::uint64_t total = spool.num_tokens();
   if (total < 2) throw std::invalid_argument("--split: the corpus is a single token");
-  split.kind = Split::Kind::kByDocument;
+  split.kind = Split::Kind::by_document;
   spool.for_each_document([&](std::uint64_t index, std::uint64_t begin, const Document& document) {
     count_document(in_validation(index, fraction, seed) ? split.validation : split.train, begin,
                    document);
@@ -201,7 +201,7 @@ Split plan_split(TokenSpool& spool, const Tokenizer& tokenizer, double fraction,
   const double odds = share * (1.0 - fraction), wanted_odds = fraction * (1.0 - share);
   if (odds >= wanted_odds / 2 && odds <= wanted_odds * 2) return split;
 
-  split.kind = Split::Kind::kBlock;
+  split.kind = Split::Kind::block;
   const auto wanted =
       static_cast<std::uint64_t>(std::llround(fraction * static_cast<double>(total)));
   const std::uint64_t validation = std::clamp<std::uint64_t>(wanted, 1, total - 1);
@@ -213,8 +213,8 @@ Split plan_split(TokenSpool& spool, const Tokenizer& tokenizer, double fraction,
 }
 
 void write_parts(TokenSpool& spool, const Split& split, TokenFileWriter& writer) {
-  write_part(spool, split, Part::kTrain, writer);
-  if (split.kind != Split::Kind::kNone) write_part(spool, split, Part::kValidation, writer);
+  write_part(spool, split, Part::train, writer);
+  if (split.kind != Split::Kind::none) write_part(spool, split, Part::validation, writer);
 }
 
 }  // namespace chaski

@@ -18,9 +18,9 @@
 namespace chaski {
 namespace {
 
-/// HDF5 1.10 can crash at exit, in its own tidying up, when it could not close a damaged file
-/// before. Nothing here needs the tidying: every file is closed where it was opened. It can only be
-/// turned off before HDF5 is first used.
+// HDF5 1.10 can crash at exit, in its own tidying up, when it could not close a damaged file
+// before. Nothing here needs the tidying: every file is closed where it was opened. It can only be
+// turned off before HDF5 is first used.
 [[maybe_unused]] const bool hdf5_tidies_at_exit = H5dont_atexit() < 0;
 
 constexpr std::uint64_t kMostHeaderBytes = 1 << 30;  // of the model, of the list of sources
@@ -32,7 +32,7 @@ T load(const unsigned char* data, std::uint64_t index) {
   return value;
 }
 
-/// Copies ids out; the largest of them.
+// Copies ids out; the largest of them.
 template <class T>
 std::uint32_t copy_ids(const unsigned char* data, std::uint64_t begin, std::uint64_t count,
                        std::int32_t* out) {
@@ -47,8 +47,8 @@ std::uint32_t copy_ids(const unsigned char* data, std::uint64_t begin, std::uint
 
 }  // namespace
 
-const char* part_name(Part part) {
-  return part == Part::kTrain ? "train" : "validation";
+const char* name_of(Part part) {
+  return part == Part::train ? "train" : "validation";
 }
 
 void TokenPart::read(std::uint64_t begin, std::uint64_t count, std::int32_t* out) const {
@@ -122,7 +122,7 @@ void TokenPart::verify_checksum() const {
   }
 }
 
-/// Reads a file's description through HDF5 and maps its arrays. Believes nothing in it.
+// Reads a file's description through HDF5 and maps its arrays. Believes nothing in it.
 class TokenFile::Opener {
  public:
   explicit Opener(const std::string& path) : path_(path) {}
@@ -138,8 +138,8 @@ class TokenFile::Opener {
     file_ = Hdf5Handle(H5Fopen(path_.c_str(), H5F_ACC_RDONLY, access.get()));
     if (!file_) damaged("HDF5 cannot open it");
     read_header(file->header_);
-    read_part(*file, Part::kTrain);
-    if (file->header_.split != "none") read_part(*file, Part::kValidation);
+    read_part(*file, Part::train);
+    if (file->header_.split != "none") read_part(*file, Part::validation);
     return file;
   }
 
@@ -223,7 +223,7 @@ class TokenFile::Opener {
     return value;
   }
 
-  /// A dataset's place in the file, if it is what the format says it is.
+  // A dataset's place in the file, if it is what the format says it is.
   TokenPart::Array array(const std::string& name, hid_t type, std::uint64_t width,
                          Hdf5Handle* handle = nullptr) const {
     if (!is_hard_link(name.c_str())) damaged(fmt::format("no dataset {}", name));
@@ -303,11 +303,11 @@ class TokenFile::Opener {
   }
 
   void read_part(TokenFile& file, Part part) const {
-    const std::string group = part == Part::kTrain ? "" : "/validation";
+    const std::string group = part == Part::train ? "" : "/validation";
     const std::uint64_t width = file.header_.bytes_per_token();
     auto result = std::make_unique<TokenPart>();
     Hdf5Handle dataset;
-    result->where_ = fmt::format("{} ({} part)", path_, part_name(part));
+    result->where_ = fmt::format("{} ({} part)", path_, name_of(part));
     result->tokens_ =
         array(group + "/tokens", width == 2 ? H5T_STD_U16LE : H5T_STD_U32LE, width, &dataset);
     result->documents_ = array(group + "/documents", H5T_STD_U64LE, sizeof(std::uint64_t));
@@ -318,7 +318,7 @@ class TokenFile::Opener {
     result->num_documents_ = result->documents_.size - 1;
     if (result->documents_.size < 2 || result->document_offset(0) != 0 ||
         result->document_offset(result->num_documents_) != result->num_tokens_) {
-      damaged(fmt::format("the documents of the {} part do not cover it", part_name(part)));
+      damaged(fmt::format("the documents of the {} part do not cover it", name_of(part)));
     }
     file.parts_[static_cast<int>(part)] = std::move(result);
   }
@@ -361,7 +361,7 @@ const TokenPart& TokenFile::part(Part part) const {
     throw std::invalid_argument(
         fmt::format("{}: has no {} part\nhint: make it with `chaski tokenize --split "
                     "validation=0.01`",
-                    path_, part_name(part)));
+                    path_, name_of(part)));
   }
   return *parts_[static_cast<int>(part)];
 }

@@ -22,8 +22,8 @@ static_assert(std::endian::native == std::endian::little, "token files are littl
 
 constexpr std::size_t kBufferBytes = 1 << 20;
 
-/// A dataset whose space is reserved in the file: filled from front to back past HDF5, which
-/// takes no lock and gives the errors of the disk as they are.
+// A dataset whose space is reserved in the file: filled from front to back past HDF5, which
+// takes no lock and gives the errors of the disk as they are.
 class ArrayWriter {
  public:
   ArrayWriter(Hdf5Handle dataset, int file, std::uint64_t bytes, const std::string& path)
@@ -48,7 +48,7 @@ class ArrayWriter {
     if (buffer_.size() >= kBufferBytes) flush();
   }
 
-  /// Writes what is left and returns the checksum of all.
+  // Writes what is left and returns the checksum of all.
   std::uint64_t finish() {
     flush();
     if (written_ != bytes_) throw std::logic_error(fmt::format("{}: data is missing", path_));
@@ -125,7 +125,7 @@ class TokenFileWriter::Impl {
   void begin_part(Part part, const PartSize& size) {
     const QuietHdf5 quiet;
     std::string group;
-    if (part == Part::kValidation) {
+    if (part == Part::validation) {
       group = "/validation";
       const Hdf5Handle creation = untimed(H5P_GROUP_CREATE);
       const Hdf5Handle created(
@@ -167,8 +167,8 @@ class TokenFileWriter::Impl {
     throw std::runtime_error(message);
   }
 
-  /// Properties of something new without the time of its creation: the same corpus gives the same
-  /// file, byte by byte.
+  // Properties of something new without the time of its creation: the same corpus gives the same
+  // file, byte by byte.
   static Hdf5Handle untimed(hid_t property_class) {
     Hdf5Handle properties(H5Pcreate(property_class));
     H5Pset_obj_track_times(properties.get(), false);

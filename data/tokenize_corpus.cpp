@@ -17,7 +17,7 @@
 namespace chaski {
 namespace {
 
-/// A block of the corpus on its way through the pipeline.
+// A block of the corpus on its way through the pipeline.
 struct EncodedBlock {
   std::vector<std::byte> ids;                 // as stored
   std::vector<std::uint64_t> document_ends;   // in tokens of the block
@@ -26,7 +26,7 @@ struct EncodedBlock {
   std::uint64_t bytes_read = 0;
 };
 
-/// Encodes blocks on one thread.
+// Encodes blocks on one thread.
 class BlockEncoder {
  public:
   BlockEncoder(std::shared_ptr<const Tokenizer> tokenizer, std::uint64_t bytes_per_token)
@@ -70,8 +70,8 @@ class BlockEncoder {
   std::vector<std::int32_t> ids_;
 };
 
-/// One thread reads, several encode, the caller takes the blocks in order. At most a fixed number
-/// of blocks are under way, which bounds the memory.
+// One thread reads, several encode, the caller takes the blocks in order. At most a fixed number
+// of blocks are under way, which bounds the memory.
 class Pipeline {
  public:
   Pipeline(CorpusReader& reader, std::shared_ptr<const Tokenizer> tokenizer,
@@ -94,7 +94,7 @@ class Pipeline {
     for (std::thread& worker : workers_) worker.join();
   }
 
-  /// The next block in the order of the corpus; false at its end.
+  // The next block in the order of the corpus; false at its end.
   bool next(EncodedBlock& block) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] {
@@ -203,7 +203,7 @@ void check_options(const Tokenizer& tokenizer, const TokenizeOptions& options) {
   }
 }
 
-/// Whether the tokenizer can represent U+0000.
+// Whether the tokenizer can represent U+0000.
 bool keeps_nul(const Tokenizer& tokenizer) {
   const std::string nul(1, '\0');
   return tokenizer.decode(tokenizer.encode(nul)) == nul;

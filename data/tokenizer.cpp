@@ -14,15 +14,15 @@
 namespace chaski {
 namespace {
 
-/// One field of a serialized protocol buffer.
+// One field of a serialized protocol buffer.
 struct ProtoField {
   std::uint64_t number;
   std::uint64_t value;     // of a varint
   std::string_view bytes;  // of a length-delimited field
 };
 
-/// Takes the next field off `message`. SentencePiece's own message classes are not installed with
-/// it, and four of the model's settings are needed here.
+// Takes the next field off `message`. SentencePiece's own message classes are not installed with
+// it, and four of the model's settings are needed here.
 std::optional<ProtoField> next_field(std::string_view& message) {
   const auto varint = [&]() -> std::optional<std::uint64_t> {
     std::uint64_t value = 0;
@@ -66,8 +66,8 @@ std::optional<ProtoField> next_field(std::string_view& message) {
   return field;
 }
 
-/// The settings of a model that decide what text can be got back. Defaults as in
-/// sentencepiece_model.proto.
+// The settings of a model that decide what text can be got back. Defaults as in
+// sentencepiece_model.proto.
 struct ModelSettings {
   bool normalizes = false;
   bool adds_dummy_prefix = true;

@@ -21,8 +21,8 @@ namespace {
 constexpr std::size_t kLongestLine = 4000;  // bytes; SentencePiece drops lines above 4192
 constexpr std::int32_t kSmallestVocabulary = 256 + 3 + 1;
 
-/// An even sample of lines in bounded memory, without knowing how many there are: a line is kept
-/// when the hash of its number lies below a threshold, which falls whenever the sample is too big.
+// An even sample of lines in bounded memory, without knowing how many there are: a line is kept
+// when the hash of its number lies below a threshold, which falls whenever the sample is too big.
 class LineSample {
  public:
   LineSample(std::uint64_t most_bytes, std::uint64_t seed) : most_bytes_(most_bytes), seed_(seed) {}
@@ -55,8 +55,8 @@ class LineSample {
   std::vector<std::pair<std::uint64_t, std::string>> lines_;  // with their hashes
 };
 
-/// Cuts text into what the trainer can take: lines of bounded length without the characters that
-/// it reserves (NUL, tab, U+2047 and U+2581), which are encoded by their bytes.
+// Cuts text into what the trainer can take: lines of bounded length without the characters that
+// it reserves (NUL, tab, U+2047 and U+2581), which are encoded by their bytes.
 void add_lines(std::string_view text, LineSample& sample) {
   const auto is_break = [&](std::size_t i) -> std::size_t {
     const char c = text[i];
@@ -103,7 +103,7 @@ class SampleIterator : public sentencepiece::SentenceIterator {
   std::size_t position_ = 0;
 };
 
-/// The first number that follows `words` in `message`.
+// The first number that follows `words` in `message`.
 std::optional<long> number_after(const std::string& message, std::string_view words) {
   std::size_t at = message.find(words);
   if (at == std::string::npos) return std::nullopt;
@@ -138,7 +138,7 @@ std::string flag(bool value) {
 
 std::string train_on(const LineSample& sample, const TokenizerTraining& training) {
   const std::unordered_map<std::string, std::string> arguments = {
-      {"model_type", training.type == TokenizerType::kBpe ? "bpe" : "unigram"},
+      {"model_type", training.type == TokenizerType::bpe ? "bpe" : "unigram"},
       {"vocab_size", fmt::format("{}", training.vocab_size)},
       {"character_coverage", fmt::format("{}", training.character_coverage)},
       {"num_threads", fmt::format("{}", training.threads)},

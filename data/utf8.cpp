@@ -12,7 +12,7 @@ struct Lead {
   unsigned char high;
 };
 
-/// Table 3-7 of the Unicode standard.
+// Table 3-7 of the Unicode standard.
 Lead lead_of(unsigned char c) {
   if (c < 0x80) return {1, 0, 0};
   if (c < 0xC2) return {0, 0, 0};
@@ -26,7 +26,7 @@ Lead lead_of(unsigned char c) {
   return {0, 0, 0};
 }
 
-/// Number of bytes at `position` that belong to one character, and whether it is whole.
+// Number of bytes at `position` that belong to one character, and whether it is whole.
 std::size_t character_bytes(std::string_view text, std::size_t position, bool& whole,
                             bool& incomplete) {
   const Lead lead = lead_of(static_cast<unsigned char>(text[position]));

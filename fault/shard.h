@@ -12,7 +12,7 @@
 
 namespace chaski {
 
-// A checkpoint's HDF5 file: one a pipeline stage. docs/checkpoint-format.md describes it.
+// A checkpoint's HDF5 file: one a pipeline stage. docs/formats.md describes it.
 inline constexpr std::int64_t kShardFormatVersion = 1;
 inline constexpr int kMaxShards = 9999;
 std::string shard_file_name(int shard, int num_shards);  // "shard-00000-of-00001.h5"

@@ -72,9 +72,9 @@ class Stage {
   void initialize(std::uint64_t seed);
 
   // Runs micro-batch `slot` (0 … micro_batches_in_flight - 1). `input` [T, hidden_size] is the
-  // output of the stage before (ignored with an embedding). Returns the output [T, hidden_size],
-  // valid until the next forward pass of that slot; empty with a head, where the loss and its
-  // gradient are computed at once: gradients are those of gradient_scale · Σ loss.
+  // output of the stage before (ignored with an embedding; copied). Returns the output [T,
+  // hidden_size], valid until the next forward pass of that slot; empty with a head, where the loss
+  // and its gradient are computed at once: gradients are those of gradient_scale · Σ loss.
   Tensor forward(std::int64_t slot, const MicroBatch& batch, const Tensor& input,
                  float gradient_scale);
   // With a head: Σ of the losses of the last forward pass (or evaluation: slot 0), in nats.

@@ -114,7 +114,7 @@ TEST_F(CorpusReaderTest, InvalidUtf8NamesFileAndByte) {
 
 TEST_F(CorpusReaderTest, InvalidUtf8CanBeReplaced) {
   CorpusOptions options;
-  options.invalid_utf8 = InvalidUtf8::kReplace;
+  options.invalid_utf8 = InvalidUtf8::replace;
   const auto path =
       folder_.write("a.txt", "caf\xE9 \xF0\x9F\x98 \xED\xA0\x80 \xC0\xAF end\xE2\x82");
   CorpusReader reader(find_corpus_files({path}), options);
@@ -170,7 +170,7 @@ TEST_F(CorpusReaderTest, TextKeyIsTheOneAtTheTop) {
   EXPECT_THAT(read_documents({path}, options), ElementsAre("yes\n"));
 }
 
-/// A random JSON line with every kind of escape; its text in `text`.
+// A random JSON line with every kind of escape; its text in `text`.
 std::string random_json_line(std::mt19937& generator, std::string& text) {
   static const char* const kCharacters[] = {"a", "\"",     "\\",     "\n",         "\t",
                                             "/", "\u00e9", "\u20ac", "\U0001F600", " ",
@@ -223,7 +223,7 @@ TEST_F(CorpusReaderTest, LoneSurrogatesCanBeReplaced) {
   const auto path = folder_.write(
       "a.jsonl", R"({"text": "a\ud800b\udc00\\ud800\ud83d\ude00\ud83d\ud83d\ude00"})");
   CorpusOptions options;
-  options.invalid_utf8 = InvalidUtf8::kReplace;
+  options.invalid_utf8 = InvalidUtf8::replace;
   const std::string expected = "a\uFFFDb\uFFFD\\ud800\U0001F600\uFFFD\U0001F600";
   EXPECT_THAT(read_documents({path}, options), ElementsAre(expected));
   options.max_line_bytes = 1;

@@ -24,7 +24,7 @@ namespace chaski::testing {
 
 namespace fs = std::filesystem;
 
-/// A folder of its own for a test, removed with it.
+// A folder of its own for a test, removed with it.
 class TemporaryFolder {
  public:
   TemporaryFolder() {
@@ -76,7 +76,7 @@ inline std::string zstd(std::string_view text) {
   return packed;
 }
 
-/// The documents of a corpus, put together from the reader's blocks.
+// The documents of a corpus, put together from the reader's blocks.
 inline std::vector<std::string> read_documents(CorpusReader& reader, std::size_t most_block_bytes) {
   std::vector<std::string> documents;
   std::string unfinished;
@@ -102,7 +102,7 @@ inline std::vector<std::string> read_documents(const std::vector<std::string>& p
   return read_documents(reader, options.block_bytes);
 }
 
-/// English-like sentences out of made-up words with Zipf's frequencies; the same for equal seeds.
+// English-like sentences out of made-up words with Zipf's frequencies; the same for equal seeds.
 inline std::string made_up_text(std::size_t bytes, unsigned seed) {
   std::mt19937 generator(seed);
   const auto word = [](unsigned number) {
@@ -124,7 +124,7 @@ inline std::string made_up_text(std::size_t bytes, unsigned seed) {
 }
 
 inline std::shared_ptr<const Tokenizer> train_on(const std::string& text, std::int32_t vocab_size,
-                                                 TokenizerType type = TokenizerType::kBpe) {
+                                                 TokenizerType type = TokenizerType::bpe) {
   const TemporaryFolder folder;
   CorpusReader reader(find_corpus_files({folder.write("corpus.txt", text)}), {});
   TokenizerTraining training;
@@ -135,13 +135,13 @@ inline std::shared_ptr<const Tokenizer> train_on(const std::string& text, std::i
   return train_tokenizer(reader, training, report);
 }
 
-/// A small tokenizer for made_up_text(), trained once.
+// A small tokenizer for made_up_text(), trained once.
 inline std::shared_ptr<const Tokenizer> small_tokenizer() {
   static const auto tokenizer = train_on(made_up_text(200000, 1), 600);
   return tokenizer;
 }
 
-/// What the exception of `work` says; empty when there is none.
+// What the exception of `work` says; empty when there is none.
 template <class Exception>
 std::string message_of(const std::function<void()>& work) {
   try {

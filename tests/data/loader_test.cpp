@@ -15,7 +15,7 @@ namespace {
 using namespace chaski::testing;
 using ::testing::HasSubstr;
 
-/// Token files with random tokens and documents, and all of it in memory beside them.
+// Token files with random tokens and documents, and all of it in memory beside them.
 class LoaderTest : public ::testing::Test {
  protected:
   void write(const std::string& name, std::size_t num_tokens, unsigned seed,
@@ -36,7 +36,7 @@ class LoaderTest : public ::testing::Test {
     header.eos_id = 2;
     TokenFileWriter writer(folder_.path(name), false);
     writer.write_header(header);
-    writer.begin_part(Part::kTrain, {num_tokens, ends.size(), num_tokens * 2});
+    writer.begin_part(Part::train, {num_tokens, ends.size(), num_tokens * 2});
     writer.add_tokens(std::as_bytes(std::span(ids)));
     for (const std::uint64_t end : ends) writer.add_document_end(end);
     writer.end_part();
@@ -46,10 +46,10 @@ class LoaderTest : public ::testing::Test {
   }
 
   std::shared_ptr<const SequenceDataset> dataset(std::int64_t length) const {
-    return SequenceDataset::open(paths_, Part::kTrain, length);
+    return SequenceDataset::open(paths_, Part::train, length);
   }
 
-  /// The definition, token by token.
+  // The definition, token by token.
   void expect_row(const Batch& batch, std::int64_t row, std::uint64_t sequence, bool reset) const {
     const std::int64_t length = batch.sequence_length;
     std::int32_t position = 0;
@@ -218,14 +218,14 @@ TEST_F(LoaderTest, FilesOfDifferentTokenizersAreRefused) {
   EXPECT_THAT(message_of<std::invalid_argument>([&] { dataset(10); }),
               HasSubstr("b.h5: was made by another tokenizer than " + paths_[0]));
   EXPECT_THAT(message_of<std::invalid_argument>(
-                  [&] { SequenceDataset::open({paths_[0]}, Part::kValidation, 10); }),
+                  [&] { SequenceDataset::open({paths_[0]}, Part::validation, 10); }),
               HasSubstr("has no validation part"));
 }
 
 TEST_F(LoaderTest, EvaluationMakesEveryTokenButTheFirstATargetOnce) {
   write("a.h5", 61, 1);
   write("b.h5", 40, 2);
-  const auto stream = TokenStream::open(paths_, Part::kTrain);
+  const auto stream = TokenStream::open(paths_, Part::train);
   EXPECT_EQ(stream->num_bytes(), 202u);
   for (const std::int64_t length : {1, 2, 7, 10, 20, 25, 33, 50, 99, 100, 101, 1000}) {
     for (const std::int64_t shards : {1, 2, 3, 7}) {
@@ -266,7 +266,7 @@ TEST_F(LoaderTest, EvaluationMakesEveryTokenButTheFirstATargetOnce) {
 TEST_F(LoaderTest, EvaluationOfASingleToken) {
   write("a.h5", 1, 1);
   EXPECT_THAT(message_of<std::invalid_argument>(
-                  [&] { EvaluationWindows windows(TokenStream::open(paths_, Part::kTrain), 8); }),
+                  [&] { EvaluationWindows windows(TokenStream::open(paths_, Part::train), 8); }),
               HasSubstr("too short to be evaluated"));
 }
 

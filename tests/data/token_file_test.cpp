@@ -12,7 +12,7 @@
 #include "tests/data/fixtures.h"
 
 #ifdef __SANITIZE_ADDRESS__
-/// HDF5 1.10 loses a little memory whenever it finds a file damaged.
+// HDF5 1.10 loses a little memory whenever it finds a file damaged.
 extern "C" const char* __lsan_default_suppressions() {
   return "leak:libhdf5";
 }
@@ -46,7 +46,7 @@ void write_part(TokenFileWriter& writer, Part part, const std::vector<Id>& ids,
 
 class TokenFileTest : public ::testing::Test {
  protected:
-  /// A file with 40 tokens in 4 documents and a validation part of 5 in one.
+  // A file with 40 tokens in 4 documents and a validation part of 5 in one.
   std::string write_small(const std::string& name = "a.h5") {
     const auto path = folder_.path(name);
     TokenFileHeader header = header_of(*small_tokenizer(), 600);
@@ -55,8 +55,8 @@ class TokenFileTest : public ::testing::Test {
     writer.write_header(header);
     std::vector<std::uint16_t> ids(40);
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::uint16_t>(i * 15);
-    write_part(writer, Part::kTrain, ids, {10, 11, 25, 40});
-    write_part(writer, Part::kValidation, std::vector<std::uint16_t>{5, 6, 7, 8, 2}, {5});
+    write_part(writer, Part::train, ids, {10, 11, 25, 40});
+    write_part(writer, Part::validation, std::vector<std::uint16_t>{5, 6, 7, 8, 2}, {5});
     writer.commit();
     return path;
   }
@@ -74,7 +74,7 @@ TEST_F(TokenFileTest, HoldsWhatWasWritten) {
   ASSERT_EQ(file->header().sources.size(), 2u);
   EXPECT_EQ(file->header().sources[0].path, "a b.txt");
   EXPECT_EQ(file->header().sources[0].bytes, 123u);
-  const TokenPart& train = file->part(Part::kTrain);
+  const TokenPart& train = file->part(Part::train);
   EXPECT_EQ(train.num_tokens(), 40u);
   EXPECT_EQ(train.num_documents(), 4u);
   EXPECT_EQ(train.num_bytes(), 120u);
@@ -90,9 +90,9 @@ TEST_F(TokenFileTest, HoldsWhatWasWritten) {
     EXPECT_GT(starts[document + 1], token);
   }
   EXPECT_THROW(train.document_of(40), std::out_of_range);
-  EXPECT_EQ(file->part(Part::kValidation).num_tokens(), 5u);
+  EXPECT_EQ(file->part(Part::validation).num_tokens(), 5u);
   train.verify_checksum();
-  file->part(Part::kValidation).verify_checksum();
+  file->part(Part::validation).verify_checksum();
   EXPECT_TRUE(TokenFile::is_token_file(path));
 }
 
@@ -100,14 +100,14 @@ TEST_F(TokenFileTest, LargeVocabulariesTakeFourBytes) {
   const auto path = folder_.path("a.h5");
   TokenFileWriter writer(path, false);
   writer.write_header(header_of(*small_tokenizer(), 65537));
-  write_part(writer, Part::kTrain, std::vector<std::uint32_t>{65536, 7, 2}, {3});
+  write_part(writer, Part::train, std::vector<std::uint32_t>{65536, 7, 2}, {3});
   writer.commit();
   const auto file = TokenFile::open(path);
   std::vector<std::int32_t> ids(3);
-  file->part(Part::kTrain).read(0, 3, ids.data());
+  file->part(Part::train).read(0, 3, ids.data());
   EXPECT_THAT(ids, ::testing::ElementsAre(65536, 7, 2));
-  EXPECT_FALSE(file->has_part(Part::kValidation));
-  EXPECT_THAT(message_of<std::invalid_argument>([&] { file->part(Part::kValidation); }),
+  EXPECT_FALSE(file->has_part(Part::validation));
+  EXPECT_THAT(message_of<std::invalid_argument>([&] { file->part(Part::validation); }),
               HasSubstr("a.h5: has no validation part"));
 }
 
@@ -152,7 +152,7 @@ TEST_F(TokenFileTest, DamageIsNoticed) {
   ASSERT_NE(at, std::string::npos);
   damaged[at + 3] = '\x7F';
   const auto file = TokenFile::open(folder_.write("b.h5", damaged));
-  const TokenPart& train = file->part(Part::kTrain);
+  const TokenPart& train = file->part(Part::train);
   std::vector<std::int32_t> ids(40);
   EXPECT_THAT(message_of<std::runtime_error>([&] { train.read(0, 40, ids.data()); }),
               HasSubstr("token 39 has id 32585, outside the vocabulary of 600"));
@@ -163,10 +163,10 @@ TEST_F(TokenFileTest, DamageIsNoticed) {
   }
 }
 
-/// Does everything with a file that may hold nonsense.
+// Does everything with a file that may hold nonsense.
 void use(const std::string& path) {
   const auto file = TokenFile::open(path);
-  for (const Part part : {Part::kTrain, Part::kValidation}) {
+  for (const Part part : {Part::train, Part::validation}) {
     if (!file->has_part(part)) continue;
     const TokenPart& tokens = file->part(part);
     std::vector<std::int32_t> ids(16);
@@ -238,7 +238,7 @@ TEST_F(TokenFileTest, AFullDiskIsReported) {
     writer.write_header(header_of(*small_tokenizer(), 600));
     ::setrlimit(RLIMIT_FSIZE, &small);
     error = message_of<std::runtime_error>([&] {
-      write_part(writer, Part::kTrain, std::vector<std::uint16_t>(100000, 7), {100000});
+      write_part(writer, Part::train, std::vector<std::uint16_t>(100000, 7), {100000});
       writer.commit();
     });
   }

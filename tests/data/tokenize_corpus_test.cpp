@@ -27,7 +27,7 @@ class TokenizeCorpusTest : public ::testing::Test {
     return tokenize_corpus(find_corpus_files(paths), small_tokenizer(), options);
   }
 
-  /// The texts of a part's documents. A document cut by a block has no EOS.
+  // The texts of a part's documents. A document cut by a block has no EOS.
   std::vector<std::string> documents(const std::string& path, Part part) {
     const auto file = TokenFile::open(path);
     const TokenPart& tokens = file->part(part);
@@ -57,9 +57,9 @@ TEST_F(TokenizeCorpusTest, EveryDocumentIsThereWithItsEos) {
   CorpusReader reader(find_corpus_files({path}), {});
   const auto expected = read_documents(reader, 1 << 20);
   const TokenizeReport report = tokenize({path});
-  EXPECT_EQ(documents(folder_.path("out.h5"), Part::kTrain), expected);
+  EXPECT_EQ(documents(folder_.path("out.h5"), Part::train), expected);
   const auto file = TokenFile::open(folder_.path("out.h5"));
-  const TokenPart& train = file->part(Part::kTrain);
+  const TokenPart& train = file->part(Part::train);
   EXPECT_EQ(train.num_tokens(), report.tokens);
   EXPECT_EQ(train.num_documents(), expected.size());
   EXPECT_EQ(train.num_bytes(), reader.counts().text_bytes);
@@ -102,15 +102,15 @@ TEST_F(TokenizeCorpusTest, SplitByDocument) {
   for (std::size_t i = 0; i < all.size(); ++i) {
     (in_validation(i, 0.05, 0) ? validation : train).push_back(all[i]);
   }
-  EXPECT_EQ(documents(folder_.path("out.h5"), Part::kTrain), train);
-  EXPECT_EQ(documents(folder_.path("out.h5"), Part::kValidation), validation);
+  EXPECT_EQ(documents(folder_.path("out.h5"), Part::train), train);
+  EXPECT_EQ(documents(folder_.path("out.h5"), Part::validation), validation);
   EXPECT_NEAR(static_cast<double>(validation.size()) / static_cast<double>(all.size()), 0.05, 0.02);
   EXPECT_EQ(report.train.num_bytes + report.validation.num_bytes, report.corpus.text_bytes);
   EXPECT_EQ(report.train.num_tokens + report.validation.num_tokens, report.tokens);
 
   options.seed = 1;
   tokenize({path}, options);
-  EXPECT_NE(documents(folder_.path("out.h5"), Part::kValidation), validation);
+  EXPECT_NE(documents(folder_.path("out.h5"), Part::validation), validation);
 }
 
 TEST_F(TokenizeCorpusTest, OneHugeDocumentIsCutAtALine) {
@@ -120,8 +120,8 @@ TEST_F(TokenizeCorpusTest, OneHugeDocumentIsCutAtALine) {
   options.validation = 0.01;
   const TokenizeReport report = tokenize({path}, options);
   EXPECT_THAT(report.split, HasSubstr("block"));
-  const auto train = documents(folder_.path("out.h5"), Part::kTrain);
-  const auto validation = documents(folder_.path("out.h5"), Part::kValidation);
+  const auto train = documents(folder_.path("out.h5"), Part::train);
+  const auto validation = documents(folder_.path("out.h5"), Part::validation);
   ASSERT_EQ(train.size(), 1u);
   ASSERT_EQ(validation.size(), 1u);
   EXPECT_EQ(train[0] + validation[0], text);
@@ -152,8 +152,8 @@ TEST_F(TokenizeCorpusTest, NoPartIsEverEmpty) {
       EXPECT_GE(report.validation.num_tokens, 1u);
       EXPECT_EQ(report.train.num_tokens + report.validation.num_tokens, report.tokens);
       EXPECT_EQ(report.train.num_bytes + report.validation.num_bytes, report.corpus.text_bytes);
-      const auto train = documents(folder_.path("out.h5"), Part::kTrain);
-      const auto validation = documents(folder_.path("out.h5"), Part::kValidation);
+      const auto train = documents(folder_.path("out.h5"), Part::train);
+      const auto validation = documents(folder_.path("out.h5"), Part::validation);
       EXPECT_EQ(train.size(), report.train.num_documents);
       if (report.split.starts_with("block")) {
         std::string joined;
@@ -221,7 +221,7 @@ TEST_F(TokenizeCorpusTest, KilledHalfWayNothingIsThereAndARerunWorks) {
   ::close(running[1]);
 
   tokenize_corpus(files, tokenizer, options);
-  EXPECT_EQ(TokenFile::open(options.out)->part(Part::kTrain).num_bytes(), 30u << 20);
+  EXPECT_EQ(TokenFile::open(options.out)->part(Part::train).num_bytes(), 30u << 20);
   std::vector<std::string> left;
   for (const auto& entry : fs::directory_iterator(folder_.path("out"))) {
     left.push_back(entry.path().filename().string());
@@ -229,7 +229,7 @@ TEST_F(TokenizeCorpusTest, KilledHalfWayNothingIsThereAndARerunWorks) {
   EXPECT_THAT(left, ::testing::ElementsAre("tokens.h5")) << "the dead process's files are gone";
 }
 
-/// Peak memory of a child that tokenizes `path`, in bytes.
+// Peak memory of a child that tokenizes `path`, in bytes.
 std::uint64_t peak_memory_of(const std::string& path, TokenizeOptions options) {
   const auto tokenizer = small_tokenizer();
   const auto files = find_corpus_files({path});
@@ -271,7 +271,7 @@ TEST_F(TokenizeCorpusTest, MemoryDoesNotGrowWithTheCorpus) {
     const std::uint64_t peak = peak_memory_of(path, options);
     EXPECT_LT(peak, small + (48u << 20)) << path;
     const auto file = TokenFile::open(options.out);
-    EXPECT_EQ(file->part(Part::kTrain).num_bytes() + file->part(Part::kValidation).num_bytes(),
+    EXPECT_EQ(file->part(Part::train).num_bytes() + file->part(Part::validation).num_bytes(),
               64u << 20);
   }
 }

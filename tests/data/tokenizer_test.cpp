@@ -95,9 +95,9 @@ class TokenizerTest : public ::testing::TestWithParam<TokenizerType> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Types, TokenizerTest,
-                         ::testing::Values(TokenizerType::kBpe, TokenizerType::kUnigram),
+                         ::testing::Values(TokenizerType::bpe, TokenizerType::unigram),
                          [](const auto& info) {
-                           return info.param == TokenizerType::kBpe ? "Bpe" : "Unigram";
+                           return info.param == TokenizerType::bpe ? "Bpe" : "Unigram";
                          });
 
 TEST_P(TokenizerTest, AnyTextCanBeGotBack) {
@@ -124,7 +124,7 @@ TEST_P(TokenizerTest, EncodesLikeSentencePieceOnTheWholeText) {
     std::vector<std::int32_t> ids;
     encoder.encode(text, ids);
     EXPECT_EQ(ids, tokenizer()->encode(text));
-    if (GetParam() == TokenizerType::kBpe) {
+    if (GetParam() == TokenizerType::bpe) {
       ASSERT_EQ(ids, expected) << text.substr(0, 200);
     } else {
       // A unigram model adds up scores in float: with equally good segmentations the sum over the

@@ -6,7 +6,7 @@
 namespace chaski {
 namespace {
 
-/// UTF-8 of any number, well-formed or not, as the definition says.
+// UTF-8 of any number, well-formed or not, as the definition says.
 std::string encode(unsigned code, int length) {
   static constexpr unsigned kLead[] = {0, 0, 0xC0, 0xE0, 0xF0};
   if (length == 1) return std::string(1, static_cast<char>(code));

@@ -97,6 +97,7 @@ struct CheckpointWriter::Implementation {
   void run(const CheckpointMetadata& metadata, const std::vector<TensorRecord>& records,
            SaveReport report, Clock::time_point start) {
     try {
+      report.directory_vanished = !files.status(directory);
       report.path = write(metadata, records, report.bytes);
       report.total_seconds = seconds_since(start);
       if (!options.async) report.stall_seconds = report.total_seconds;
@@ -146,6 +147,23 @@ CheckpointWriter::~CheckpointWriter() {
   implementation_->join();
 }
 
+void CheckpointWriter::prepare(const ParameterSet& weights,
+                               const std::vector<NamedTensor>& optimizer) {
+  Implementation& self = *implementation_;
+  if (!self.options.async) return;
+  wait();
+  const std::int64_t bytes = snapshot_bytes_of(weights, optimizer);
+  self.busy = true;
+  self.thread = start_without_signals([&self, bytes] {
+    try {
+      self.snapshot.prepare(bytes);
+    } catch (const std::exception&) {
+      self.error = std::current_exception();
+    }
+    self.busy = false;
+  });
+}
+
 void CheckpointWriter::save(const CheckpointMetadata& metadata, const ParameterSet& weights,
                             const std::vector<NamedTensor>& optimizer) {
   Implementation& self = *implementation_;
@@ -184,10 +202,6 @@ bool CheckpointWriter::busy() const {
 std::vector<SaveReport> CheckpointWriter::take_reports() {
   const std::lock_guard lock(implementation_->mutex);
   return std::exchange(implementation_->reports, {});
-}
-
-std::int64_t CheckpointWriter::snapshot_bytes() const {
-  return implementation_->snapshot.bytes();
 }
 
 void write_checkpoint(const std::string& path, const CheckpointMetadata& metadata,

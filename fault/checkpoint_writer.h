@@ -33,6 +33,7 @@ struct SaveReport {
   double wait_seconds = 0;   // of these: for the save before to finish
   double copy_seconds = 0;   // of these: for the snapshot
   double total_seconds = 0;  // from the call of save() to durable
+  bool directory_vanished = false;  // and was made again; older checkpoints went with it
 };
 
 // Saves checkpoints into a directory (`<output>/checkpoints`), at most one at a time. A save that
@@ -49,6 +50,9 @@ class CheckpointWriter {
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
+  // When async: gets the snapshot's memory ready in the background, so that the first save() does
+  // not have to wait for it. May be left out.
+  void prepare(const ParameterSet& weights, const std::vector<NamedTensor>& optimizer);
   // Saves the values of `weights` and the optimizer's state (may be empty). Waits for the save
   // before, takes the snapshot, returns; the tensors may change from then on. When not async,
   // returns when the checkpoint is durable. Throws std::runtime_error naming the path, the reason
@@ -62,8 +66,6 @@ class CheckpointWriter {
   bool busy() const;
   // The saves that finished well since the last call, oldest first.
   std::vector<SaveReport> take_reports();
-  // Host memory of the snapshot, in bytes.
-  std::int64_t snapshot_bytes() const;
 
  private:
   struct Implementation;

@@ -111,6 +111,8 @@ void collect(const Hdf5File& file, const std::string& group_name, int depth,
         link_info.type != H5L_TYPE_HARD ||
         H5Oget_info_by_name(group.get(), link.data(), &object, H5P_DEFAULT) < 0)
       fail(file, name, "is no plain link");
+    // Else groups could hold each other, and a walk through them take for ever.
+    if (object.rc != 1) fail(file, name, "is linked more than once");
     if (object.type == H5O_TYPE_GROUP)
       collect(file, name, depth + 1, tensors);
     else if (object.type == H5O_TYPE_DATASET)

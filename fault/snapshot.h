@@ -23,7 +23,9 @@ class Snapshot {
 
   // Copies with `num_threads` threads. The records are valid until the next call.
   std::vector<TensorRecord> take(const std::vector<NamedTensor>& tensors, int num_threads);
-  std::int64_t bytes() const { return bytes_; }
+  // Takes and touches the memory for such a copy. The first touch of memory can be slow (in a
+  // virtual machine, 0.1 GB/s were seen), which then does not hold up the first save.
+  void prepare(std::int64_t bytes);
 
   static std::int64_t bytes_for(const std::vector<NamedTensor>& tensors);
 

@@ -120,6 +120,25 @@ void linear_backward_weight(const Matrix& dy, const Matrix& x, const Matrix& dwe
   matmul(dy, Transpose::yes, x, Transpose::no, dweight, Accumulate::yes);
 }
 
+std::int64_t linear_workspace_bytes(Device& device, LinearPass pass, std::int64_t tokens,
+                                    std::int64_t in, std::int64_t out) {
+  const GemmOperand x{nullptr, in, 1};
+  const GemmOperand y{nullptr, out, 1};
+  const GemmOperand weight{nullptr, in, 1};
+  const bool by_weight = pass == LinearPass::backward_weight;
+  // A product of one row takes none (multiply_row).
+  if ((by_weight ? out : tokens) == 1) return 0;
+  switch (pass) {
+    case LinearPass::forward:
+      return onednn_gemm_scratch_bytes(device, tokens, out, in, x, {nullptr, 1, in}, y, false);
+    case LinearPass::backward_input:
+      return onednn_gemm_scratch_bytes(device, tokens, in, out, y, weight, x, false);
+    case LinearPass::backward_weight:
+      return onednn_gemm_scratch_bytes(device, out, in, tokens, {nullptr, 1, out}, x, weight, true);
+  }
+  return 0;
+}
+
 const char* gemm_library() {
   return onednn_name();
 }

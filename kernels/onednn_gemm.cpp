@@ -76,6 +76,8 @@ class CachedGemm {
     stream_.wait();
   }
 
+  std::int64_t scratch_bytes() const { return scratch_bytes_; }
+
  private:
   CachedGemm(const dnnl::memory::desc& a, const dnnl::memory::desc& b,
              const dnnl::memory::desc& out, const dnnl::matmul::primitive_desc& descriptor)
@@ -109,14 +111,12 @@ class ScopedNumThreads {
   int previous_;
 };
 
-}  // namespace
-
-void onednn_gemm(Device& device, std::int64_t m, std::int64_t n, std::int64_t k,
-                 const GemmOperand& a, const GemmOperand& b, const GemmOperand& out,
-                 bool accumulate) {
+// The primitive for a product, made at its first call.
+CachedGemm& cached_gemm(Device& device, std::int64_t m, std::int64_t n, std::int64_t k,
+                        const GemmOperand& a, const GemmOperand& b, const GemmOperand& out,
+                        bool accumulate) {
   // Per thread: the argument objects are changed by each call.
   thread_local std::map<GemmKey, CachedGemm> cache;
-  const ScopedNumThreads num_threads(device.num_threads());
   const GemmKey key = {m,
                        n,
                        k,
@@ -141,7 +141,23 @@ void onednn_gemm(Device& device, std::int64_t m, std::int64_t n, std::int64_t k,
                                            k, n, error.what()));
     }
   }
-  entry->second.run(device, a.data, b.data, out.data);
+  return entry->second;
+}
+
+}  // namespace
+
+void onednn_gemm(Device& device, std::int64_t m, std::int64_t n, std::int64_t k,
+                 const GemmOperand& a, const GemmOperand& b, const GemmOperand& out,
+                 bool accumulate) {
+  const ScopedNumThreads num_threads(device.num_threads());
+  cached_gemm(device, m, n, k, a, b, out, accumulate).run(device, a.data, b.data, out.data);
+}
+
+std::int64_t onednn_gemm_scratch_bytes(Device& device, std::int64_t m, std::int64_t n,
+                                       std::int64_t k, const GemmOperand& a, const GemmOperand& b,
+                                       const GemmOperand& out, bool accumulate) {
+  const ScopedNumThreads num_threads(device.num_threads());
+  return cached_gemm(device, m, n, k, a, b, out, accumulate).scratch_bytes();
 }
 
 const char* onednn_name() {

@@ -1,0 +1,251 @@
+#include "model/stage_memory.h"
+
+#include <algorithm>
+#include <initializer_list>
+#include <numeric>
+#include <stdexcept>
+
+#include "kernels/attention_cpu.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/dispatch.h"
+#include "kernels/elementwise_cpu.h"
+#include "kernels/matmul.h"
+#include "kernels/rmsnorm_cpu.h"
+
+namespace chaski {
+namespace {
+
+constexpr std::int64_t kFloat = sizeof(float);
+// The least that a workspace takes at a time (kernels/device.cpp).
+constexpr std::int64_t kSmallestWorkspace = std::int64_t{1} << 20;
+
+std::int64_t floats(std::int64_t count) {
+  return charged_bytes(count * kFloat);
+}
+
+std::int64_t divide_up(std::int64_t n, std::int64_t unit) {
+  return (n + unit - 1) / unit;
+}
+
+// The temporary tensors of a step in the order in which Stage, Block and the ops take them: each
+// function returns the most that is in use at a time while its namesake runs.
+class WorkspacePlan {
+ public:
+  WorkspacePlan(Device& device, const LlamaConfig& config, const StageRange& range,
+                const StageOptions& options)
+      : device_(device),
+        config_(config),
+        range_(range),
+        options_(options),
+        tokens_(options.micro_batch * options.sequence_length) {}
+
+  std::vector<WorkspacePhase> phases() const {
+    const std::int64_t delta = row_of(config_.hidden_size);
+    std::vector<WorkspacePhase> phases;
+    phases.push_back({"blocks, forward", delta + block_forward(true)});
+    if (range_.has_head) phases.push_back({"head and loss", delta + head()});
+    if (options_.training) {
+      if (options_.policy == ActivationPolicy::recompute) {
+        phases.push_back({"blocks, forward again", block_forward(false)});
+      }
+      phases.push_back({"feed-forward, backward", feed_forward_backward()});
+      phases.push_back({"attention, backward", attention_block_backward()});
+    }
+    std::stable_sort(phases.begin(), phases.end(),
+                     [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+    return phases;
+  }
+
+ private:
+  // A tensor [T, columns].
+  std::int64_t row_of(std::int64_t columns) const { return floats(tokens_ * columns); }
+
+  std::int64_t linear(LinearPass pass, std::int64_t in, std::int64_t out) const {
+    return charged_bytes(linear_workspace_bytes(device_, pass, tokens_, in, out));
+  }
+  std::int64_t linear_backward(std::int64_t in, std::int64_t out) const {
+    return std::max(linear(LinearPass::backward_input, in, out),
+                    linear(LinearPass::backward_weight, in, out));
+  }
+  std::int64_t norm_backward() const {
+    return floats(divide_up(tokens_, kRmsnormBlockRows) * config_.hidden_size);
+  }
+
+  template <typename Kernel>
+  std::int64_t attention(const Kernel& kernel) const {
+    AttentionProblem problem{};
+    problem.batch = options_.micro_batch;
+    problem.num_queries = options_.sequence_length;
+    problem.num_heads = config_.num_heads;
+    problem.num_kv_heads = config_.num_kv_heads;
+    problem.head_dim = config_.head_dim;
+    const int threads = threads_for(device_, tokens_ * config_.query_size());
+    return floats(threads * kernel.scratch_floats(problem));
+  }
+
+  std::int64_t block_forward(bool with_output) const {
+    const std::int64_t hidden = config_.hidden_size;
+    const std::int64_t ffn = config_.intermediate_size;
+    // The stream that the attention's output is added to, where there is no output to use for it.
+    const std::int64_t delta = with_output ? 0 : row_of(hidden);
+    std::int64_t most = std::max({linear(LinearPass::forward, hidden, config_.qkv_size()),
+                                  attention(CHASKI_CPU_KERNELS(attention_forward_kernel)),
+                                  delta + linear(LinearPass::forward, config_.query_size(), hidden),
+                                  delta + linear(LinearPass::forward, hidden, 2 * ffn)});
+    if (with_output) {
+      most = std::max(most, row_of(ffn) + linear(LinearPass::forward, ffn, hidden));
+    }
+    return row_of(hidden) + most;
+  }
+
+  std::int64_t feed_forward_backward() const {
+    const std::int64_t hidden = config_.hidden_size;
+    const std::int64_t ffn = config_.intermediate_size;
+    return std::max(row_of(ffn) + linear_backward(ffn, hidden),
+                    row_of(hidden) + std::max(linear_backward(hidden, 2 * ffn), norm_backward()));
+  }
+
+  std::int64_t attention_block_backward() const {
+    const std::int64_t hidden = config_.hidden_size;
+    const std::int64_t query = config_.query_size();
+    const std::int64_t qkv = config_.qkv_size();
+    return row_of(qkv) +
+           std::max(
+               row_of(query) + std::max(linear_backward(query, hidden),
+                                        attention(CHASKI_CPU_KERNELS(attention_backward_kernel))),
+               row_of(hidden) + std::max(linear_backward(hidden, qkv), norm_backward()));
+  }
+
+  // Logits of `count` tokens and what is computed of them.
+  std::int64_t logits_products(std::int64_t count) const {
+    const auto product = [&](LinearPass pass) {
+      return charged_bytes(
+          linear_workspace_bytes(device_, pass, count, config_.hidden_size, config_.vocab_size));
+    };
+    if (!options_.training) return product(LinearPass::forward);
+    return std::max({product(LinearPass::forward), product(LinearPass::backward_input),
+                     product(LinearPass::backward_weight)});
+  }
+
+  std::int64_t head() const {
+    const std::int64_t chunk = std::min(HeadLoss{}.chunk, tokens_);
+    std::int64_t products = logits_products(chunk);
+    if (tokens_ % chunk != 0) products = std::max(products, logits_products(tokens_ % chunk));
+    const std::int64_t logits = floats(chunk * config_.vocab_size) + products;
+    const std::int64_t normed = row_of(config_.hidden_size) + floats(tokens_);
+    if (!options_.training) return normed + logits;
+    return normed + row_of(config_.hidden_size) + std::max(logits, norm_backward());
+  }
+
+  Device& device_;
+  const LlamaConfig& config_;
+  const StageRange& range_;
+  const StageOptions& options_;
+  std::int64_t tokens_;
+};
+
+// Sizes of the parameters, and of a buffer that holds them all (ParameterSet::place).
+class ParameterPlan {
+ public:
+  ParameterPlan(const LlamaConfig& config, const StageRange& range) {
+    const std::int64_t hidden = config.hidden_size;
+    const std::int64_t table = config.vocab_size * hidden;
+    if (range.has_embedding) add({table});
+    for (std::int64_t layer = 0; layer < range.num_layers; ++layer) {
+      add({hidden});
+      add({config.query_size() * hidden, config.kv_size() * hidden, config.kv_size() * hidden});
+      add({hidden * config.query_size()});
+      add({hidden});
+      add({config.intermediate_size * hidden, config.intermediate_size * hidden});
+      add({hidden * config.intermediate_size});
+    }
+    if (range.has_head) {
+      add({hidden});
+      if (!config.tie_embeddings) add({table});
+    }
+  }
+
+  std::vector<std::int64_t> sizes;
+  std::int64_t buffer_bytes = 0;
+
+ private:
+  // A group of adjacent parameters; the next one begins on a cache line.
+  void add(std::initializer_list<std::int64_t> group) {
+    sizes.insert(sizes.end(), group);
+    buffer_bytes += floats(std::accumulate(group.begin(), group.end(), std::int64_t{0}));
+  }
+};
+
+std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const StageRange& range,
+                                            const StageOptions& options) {
+  const std::int64_t tokens = options.micro_batch * options.sequence_length;
+  const std::int64_t slots = options.training ? options.micro_batches_in_flight : 1;
+  const bool keeps_all = options.training && options.policy == ActivationPolicy::exact;
+  const std::int64_t blocks = slots * range.num_layers;
+  const std::int64_t whole = keeps_all ? blocks : 1;
+  const std::int64_t hidden = floats(tokens * config.hidden_size);
+  std::vector<PlannedMemory> parts;
+  const auto add = [&](const char* kind, std::int64_t bytes) {
+    if (bytes > 0) parts.push_back({kind, MemoryCategory::activations, bytes});
+  };
+  add("block inputs", (options.training ? blocks : 1) * hidden);
+  add("query, key, value", whole * floats(tokens * config.qkv_size()));
+  add("attention output", whole * floats(tokens * config.query_size()));
+  add("attention log-sum-exp", whole * floats(tokens * config.num_heads));
+  add("residual after attention", options.training ? whole * hidden : 0);
+  add("gate and up projections", whole * floats(tokens * 2 * config.intermediate_size));
+  add("norm scales", whole * 2 * floats(tokens));
+  if (range.has_head) {
+    add("gradient of the last block", options.training ? slots * hidden : 0);
+    add("token losses", floats(tokens));
+  } else {
+    add("stage output", slots * hidden);
+    add("gradient of the input", options.training ? hidden : 0);
+  }
+  return parts;
+}
+
+}  // namespace
+
+std::int64_t charged_bytes(std::int64_t bytes) {
+  return std::max<std::int64_t>(divide_up(bytes, Device::kAlignment), 1) * Device::kAlignment;
+}
+
+std::int64_t StageMemory::bytes(MemoryCategory category) const {
+  std::int64_t total = 0;
+  for (const PlannedMemory& part : parts) total += part.category == category ? part.bytes : 0;
+  return category == MemoryCategory::workspace ? workspace_bytes() : total;
+}
+
+std::int64_t StageMemory::workspace_bytes() const {
+  return std::max(kSmallestWorkspace, phases.front().bytes);
+}
+
+std::int64_t StageMemory::num_parameters() const {
+  return std::accumulate(parameters.begin(), parameters.end(), std::int64_t{0});
+}
+
+StageMemory plan_stage_memory(Device& device, const LlamaConfig& config, const StageRange& range,
+                              const StageOptions& options) {
+  if (config.tie_embeddings && range.has_embedding != range.has_head) {
+    throw std::invalid_argument(
+        "model.tie_embeddings = true is not allowed with parallel.pipeline > 1: the embedding and "
+        "the head must be on one stage");
+  }
+  StageMemory memory;
+  ParameterPlan parameters(config, range);
+  memory.parts.push_back({"weights", MemoryCategory::weights, parameters.buffer_bytes});
+  memory.parts.push_back({"rotary table", MemoryCategory::weights,
+                          floats(config.max_position_embeddings * config.head_dim)});
+  if (options.training) {
+    memory.parts.push_back({"gradients", MemoryCategory::gradients, parameters.buffer_bytes});
+  }
+  for (PlannedMemory& part : plan_activations(config, range, options)) {
+    memory.parts.push_back(std::move(part));
+  }
+  memory.phases = WorkspacePlan(device, config, range, options).phases();
+  memory.parameters = std::move(parameters.sizes);
+  return memory;
+}
+
+}  // namespace chaski

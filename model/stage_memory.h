@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+#include "model/llama_config.h"
+#include "model/stage.h"
+
+namespace chaski {
+
+// Buffers of a stage that serve one purpose.
+struct PlannedMemory {
+  std::string kind;  // "weights", "gate and up projections", …
+  MemoryCategory category = MemoryCategory::activations;
+  std::int64_t bytes = 0;
+};
+
+// What the workspace holds at most during one part of a step.
+struct WorkspacePhase {
+  std::string name;  // "head and loss", …
+  std::int64_t bytes = 0;
+};
+
+// The memory of a stage before it exists, as its Device will account for it: exact to the byte for
+// weights, gradients and activations, and for the workspace once a step has run.
+struct StageMemory {
+  std::vector<PlannedMemory> parts;      // all categories but the workspace
+  std::vector<WorkspacePhase> phases;    // largest first
+  std::vector<std::int64_t> parameters;  // elements of each, in the order of the ParameterSet
+
+  std::int64_t bytes(MemoryCategory category) const;
+  // Of the workspace after a step: the largest phase.
+  std::int64_t workspace_bytes() const;
+  std::int64_t num_parameters() const;
+};
+
+// Plans Stage(device, config, range, options) on any device of the same kind and number of threads.
+// Allocates no tensor; asks the GEMM library for its scratch memory, which it prepares for the
+// stage's products. Throws what the Stage's constructor throws.
+StageMemory plan_stage_memory(Device& device, const LlamaConfig& config, const StageRange& range,
+                              const StageOptions& options);
+
+// Bytes that a device charges for a buffer, or the workspace for a temporary tensor.
+std::int64_t charged_bytes(std::int64_t bytes);
+
+}  // namespace chaski

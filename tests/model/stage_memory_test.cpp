@@ -1,0 +1,158 @@
+#include "model/stage_memory.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/model/tiny_model.h"
+
+namespace chaski {
+namespace {
+
+using testing::TinyBatch;
+
+// A stage of a small model, with sizes that fill no cache line.
+struct StageCase {
+  const char* name;
+  bool tied = false;
+  std::int64_t num_kv_heads = 4;
+  std::int64_t stage = 0;
+  std::int64_t num_stages = 1;
+  std::int64_t rows = 3;
+  std::int64_t sequence_length = 70;
+  std::int64_t in_flight = 1;
+  ActivationPolicy policy = ActivationPolicy::exact;
+  bool training = true;
+  std::int64_t vocab_size = 301;
+  std::int64_t intermediate_size = 173;
+  std::int64_t hidden_size = 60;
+};
+
+void PrintTo(const StageCase& tested, std::ostream* out) {
+  *out << tested.name;
+}
+
+LlamaConfig config_of(const StageCase& tested) {
+  LlamaConfig config;
+  config.hidden_size = tested.hidden_size;
+  config.intermediate_size = tested.intermediate_size;
+  config.num_layers = 5;
+  config.num_heads = 4;
+  config.num_kv_heads = tested.num_kv_heads;
+  config.head_dim = 14;
+  config.vocab_size = tested.vocab_size;
+  config.max_position_embeddings = 1100;
+  config.tie_embeddings = tested.tied;
+  config.resolve();
+  return config;
+}
+
+// One step of all slots, and a validation pass, on a stage by itself.
+void run_step(Device& device, Stage& stage, const StageCase& tested) {
+  // Charged to a device of its own.
+  const auto host = Device::create_cpu(device.num_threads());
+  const TinyBatch data(*host, stage.config(), tested.rows, tested.sequence_length);
+  const std::int64_t tokens = tested.rows * tested.sequence_length;
+  const Buffer rows = host->allocate(DType::f32, {tokens, stage.config().hidden_size},
+                                     MemoryCategory::communication);
+  stage.initialize(1);
+  if (!tested.training) {
+    stage.evaluate(data.batch(), rows.tensor());
+    return;
+  }
+  for (std::int64_t slot = 0; slot < tested.in_flight; ++slot) {
+    stage.forward(slot, data.batch(), rows.tensor(), 1.0f);
+  }
+  for (std::int64_t slot = 0; slot < tested.in_flight; ++slot) {
+    stage.backward(slot, data.batch(), rows.tensor(), nullptr);
+  }
+  stage.evaluate(data.batch(), rows.tensor());
+}
+
+class StageMemoryTest : public ::testing::TestWithParam<StageCase> {};
+
+// What is planned is what the device then counts, to the byte.
+TEST_P(StageMemoryTest, IsWhatTheStageTakes) {
+  const StageCase& tested = GetParam();
+  const LlamaConfig config = config_of(tested);
+  const StageRange range = stage_range(config, tested.stage, tested.num_stages);
+  StageOptions options;
+  options.micro_batch = tested.rows;
+  options.sequence_length = tested.sequence_length;
+  options.policy = tested.policy;
+  options.micro_batches_in_flight = tested.in_flight;
+  options.training = tested.training;
+  for (const int threads : {1, 2}) {
+    const auto planning_device = Device::create_cpu(threads);
+    const StageMemory planned = plan_stage_memory(*planning_device, config, range, options);
+    EXPECT_EQ(planning_device->num_allocations(), 0);
+
+    const auto device = Device::create_cpu(threads);
+    Stage stage(*device, config, range, options);
+    run_step(*device, stage, tested);
+    for (const MemoryCategory category :
+         {MemoryCategory::weights, MemoryCategory::gradients, MemoryCategory::activations,
+          MemoryCategory::workspace, MemoryCategory::optimizer, MemoryCategory::communication}) {
+      EXPECT_EQ(planned.bytes(category), device->memory().current(category))
+          << name_of(category) << ", " << threads << " threads";
+    }
+    EXPECT_EQ(planned.num_parameters(), stage.parameters().num_elements());
+    ASSERT_EQ(std::ssize(planned.parameters), stage.parameters().size());
+    for (std::int64_t i = 0; i < stage.parameters().size(); ++i) {
+      EXPECT_EQ(planned.parameters[i], stage.parameters()[i].shape.num_elements());
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, StageMemoryTest,
+    ::testing::Values(
+        StageCase{.name = "whole"}, StageCase{.name = "tied", .tied = true},
+        StageCase{.name = "grouped_queries", .num_kv_heads = 2},
+        StageCase{.name = "recompute", .policy = ActivationPolicy::recompute},
+        StageCase{.name = "recompute_in_flight",
+                  .num_kv_heads = 1,
+                  .in_flight = 3,
+                  .policy = ActivationPolicy::recompute},
+        StageCase{.name = "first_stage", .num_stages = 3, .in_flight = 3},
+        StageCase{.name = "middle_stage", .stage = 1, .num_stages = 3, .in_flight = 2},
+        StageCase{.name = "last_stage", .stage = 2, .num_stages = 3, .in_flight = 1},
+        StageCase{.name = "last_stage_in_flight", .stage = 1, .num_stages = 2, .in_flight = 2},
+        StageCase{.name = "middle_stage_recompute",
+                  .stage = 1,
+                  .num_stages = 3,
+                  .in_flight = 2,
+                  .policy = ActivationPolicy::recompute},
+        StageCase{.name = "evaluation", .training = false},
+        StageCase{.name = "one_token", .rows = 1, .sequence_length = 1},
+        // The largest phase is the head's, in several chunks, the last one smaller; a block's
+        // forward pass; a backward pass.
+        StageCase{
+            .name = "large_vocabulary", .rows = 5, .sequence_length = 250, .vocab_size = 3001},
+        StageCase{.name = "wide_feed_forward",
+                  .rows = 4,
+                  .sequence_length = 150,
+                  .vocab_size = 31,
+                  .intermediate_size = 2002},
+        StageCase{.name = "long_sequence",
+                  .rows = 1,
+                  .sequence_length = 1100,
+                  .vocab_size = 31,
+                  .intermediate_size = 8},
+        StageCase{.name = "wide_stream_recompute",
+                  .num_stages = 2,
+                  .rows = 4,
+                  .sequence_length = 100,
+                  .policy = ActivationPolicy::recompute,
+                  .vocab_size = 31,
+                  .intermediate_size = 64,
+                  .hidden_size = 900}),
+    [](const ::testing::TestParamInfo<StageCase>& info) { return std::string(info.param.name); });
+
+TEST(StageMemory, RefusesWhatTheStageRefuses) {
+  const auto device = Device::create_cpu(1);
+  const LlamaConfig config = testing::tiny_config(true);
+  EXPECT_THROW(plan_stage_memory(*device, config, stage_range(config, 0, 2), StageOptions{}),
+               std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace chaski

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -41,6 +43,29 @@ std::string describe(const toml::node& node) {
                               : fmt::format("an array of {} values", array->size());
   }
   return "a date or time";
+}
+
+// toml++ 3.3 relies on a key's beginning behind '[' at the start of a line without checking it, and
+// goes astray on "[.a]" or "[=]". No value of a config has a line that begins so.
+void check_table_headers(std::string_view text, const std::string& source) {
+  constexpr std::string_view kBlank = " \t";
+  int line_number = 0;
+  while (!text.empty()) {
+    ++line_number;
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    std::string_view line = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    const std::size_t begin = line.find_first_not_of(kBlank);
+    if (begin == std::string_view::npos || line[begin] != '[') continue;
+    const bool array = line.substr(begin, 2) == "[[";
+    const std::size_t name = line.find_first_not_of(kBlank, begin + (array ? 2 : 1));
+    const char first = name == std::string_view::npos ? '\n' : line[name];
+    const bool starts_key = std::isalnum(static_cast<unsigned char>(first)) || first == '_' ||
+                            first == '-' || first == '"' || first == '\'' || first == ']';
+    if (starts_key) continue;
+    fail(fmt::format("{}:{}", source, line_number), "not valid TOML: no name follows '['",
+         "a table is written [run]");
+  }
 }
 
 // Writes one value into a config after checking its type, range and choices.
@@ -192,12 +217,15 @@ class ConfigReader {
   };
 
   const toml::table& parse(std::string_view text, const std::string& source) {
+    check_table_headers(text, source);
     try {
       return documents_.emplace_back(toml::parse(text));
     } catch (const toml::parse_error& error) {
+      // It may quote a line's end.
+      std::string description(error.description());
+      std::replace(description.begin(), description.end(), '\n', ' ');
       fail(fmt::format("{}:{}", source, error.source().begin.line),
-           "not valid TOML: " + std::string(error.description()),
-           "strings stand in quotes, keys below their [table]");
+           "not valid TOML: " + description, "strings stand in quotes, keys below their [table]");
     }
   }
 
@@ -243,6 +271,9 @@ class ConfigReader {
     const bool wants_string = std::holds_alternative<std::string*>(field) ||
                               std::holds_alternative<ChoiceReference>(field);
     const bool wants_strings = std::holds_alternative<std::vector<std::string>*>(field);
+    if (text.find('\n') != std::string::npos || valid_utf8_prefix(text) != text.size()) {
+      fail(origin, "the value must be one line of UTF-8", "");
+    }
     if (const toml::node* node = parse_value(text)) {
       const bool fits = wants_string    ? node->is_string()
                         : wants_strings ? node->is_string() || node->is_array()
@@ -251,9 +282,6 @@ class ConfigReader {
     } else if (!text.empty() && std::strchr("[{\"'", text[0])) {
       fail(origin, "the value is not valid TOML",
            "quote it from the shell: --set 'a.b=[\"x\", \"y\"]'");
-    }
-    if (text.find('\n') != std::string::npos || valid_utf8_prefix(text) != text.size()) {
-      fail(origin, "the value must be one line of UTF-8", "");
     }
     return *documents_.emplace_back(toml::table{{"value", text}}).get("value");
   }

@@ -1,10 +1,12 @@
 #include "app/config.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fmt/format.h>
 #include <fstream>
 #include <gtest/gtest.h>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -328,6 +330,15 @@ TEST(ConfigErrors, BrokenTomlNamesTheLine) {
   expect_begins(error_of(std::string("[run]\nname = \"\xff\"\n")), "run.toml:2: not valid TOML: ");
 }
 
+TEST(ConfigErrors, NamelessTables) {
+  for (const char* header : {"[.a]", "[=]", "[#]", "[", "[[.]]", "[ ", "[[", "[\xff]"}) {
+    expect_begins(error_of(kMinimal + header + "\n"), "run.toml:9: not valid TOML: ");
+  }
+  for (const char* header : {"[]", "[[]]", "[run", "[\"run"}) {
+    expect_begins(error_of(kMinimal + header), "run.toml:9: not valid TOML: ");
+  }
+}
+
 TEST(ConfigErrors, MalformedOverrides) {
   for (const char* text : {"optimizer.lr", "lr=1", "=", "", "optimizer=3"}) {
     expect_begins(error_of_override(text), fmt::format("--set {}: this is not of the form", text));
@@ -353,6 +364,44 @@ TEST(ConfigErrors, EveryMessageIsOneLineAndAHint) {
       EXPECT_EQ(error.find('\n'), std::string::npos) << error;
     }
   }
+}
+
+// Whatever stands in the file, it is read or refused in one line; nothing else may happen.
+TEST(ConfigErrors, DamagedConfigsAreReadOrRefused) {
+  const std::string whole = to_toml(parse(kMinimal));
+  std::mt19937 random(7);
+  const std::string interesting = "[]{}=\"'#.,\n\\-+e9\0\xff_";
+  int refused = 0;
+  for (int round = 0; round < 400; ++round) {
+    std::string text = whole;
+    for (int damage = 0; damage < 3; ++damage) {
+      const std::size_t at = random() % text.size();
+      switch (random() % 4) {
+        case 0:
+          text[at] = interesting[random() % interesting.size()];
+          break;
+        case 1:
+          text.insert(at, 1, interesting[random() % interesting.size()]);
+          break;
+        case 2:
+          text.erase(at, 1 + random() % 8);
+          break;
+        case 3:
+          text.insert(at, text.substr(random() % text.size(), random() % 40));
+          break;
+      }
+    }
+    try {
+      const TrainConfig config = parse(text);
+      EXPECT_EQ(parse(to_toml(config)), config);
+    } catch (const std::invalid_argument& error) {
+      ++refused;
+      const std::string what = error.what();
+      expect_begins(what, "run.toml");
+      EXPECT_LE(std::count(what.begin(), what.end(), '\n'), 1) << what;
+    }
+  }
+  EXPECT_GT(refused, 40);
 }
 
 TEST(ConfigFile, UnreadableFilesAreNamed) {

@@ -6,12 +6,14 @@
 
 #include "kernels/adamw_cpu.h"
 #include "kernels/dispatch.h"
+#include "kernels/profile.h"
 
 namespace chaski {
 
 void adamw_step(const AdamWHyperparameters& hyperparameters, const Tensor& parameter,
                 const Tensor& gradient, const Tensor& first_moment, const Tensor& second_moment) {
   constexpr const char* kOp = "adamw_step";
+  const ProfileScope scope(kOp);
   const AdamWHyperparameters& h = hyperparameters;
   const Device& device = cpu_device(kOp, parameter);
   const std::int64_t count = parameter.num_elements();

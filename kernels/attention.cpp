@@ -8,6 +8,7 @@
 
 #include "kernels/attention_cpu.h"
 #include "kernels/dispatch.h"
+#include "kernels/profile.h"
 
 namespace chaski {
 namespace {
@@ -83,6 +84,7 @@ void append_to_caches(const AttentionProblem& problem, const Tensor& key_cache,
 void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
                        const Tensor& out, const Tensor& log_sum_exp) {
   constexpr const char* kOp = "attention_forward";
+  const ProfileScope scope(kOp);
   Device& device = cpu_device(kOp, qkv);
   require_valid(kOp, shape);
   require_matrix(kOp, "qkv", qkv, shape.num_tokens(), shape.qkv_size());
@@ -97,6 +99,7 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
                         const Tensor& out, const Tensor& log_sum_exp, const Tensor& dout,
                         const Tensor& dqkv) {
   constexpr const char* kOp = "attention_backward";
+  const ProfileScope scope(kOp);
   Device& device = cpu_device(kOp, qkv);
   require_valid(kOp, shape);
   require_matrix(kOp, "qkv", qkv, shape.num_tokens(), shape.qkv_size());
@@ -120,6 +123,7 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
 void attention_decode(const AttentionShape& shape, const Tensor& qkv, std::int64_t past,
                       const Tensor& key_cache, const Tensor& value_cache, const Tensor& out) {
   constexpr const char* kOp = "attention_decode";
+  const ProfileScope scope(kOp);
   Device& device = cpu_device(kOp, qkv);
   require_valid(kOp, shape);
   if (shape.batch != 1)

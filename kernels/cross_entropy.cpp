@@ -8,9 +8,13 @@
 #include "kernels/dispatch.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
+#include "kernels/profile.h"
 
 namespace chaski {
 namespace {
+
+// The part that is not a product.
+constexpr const char* kProfiledName = "cross_entropy";
 
 // A head whose operands have been checked.
 struct CheckedHead {
@@ -78,6 +82,7 @@ void for_each_chunk(const CheckedHead& checked, const HeadLoss& head, Work work,
 void head_loss_forward(const HeadLoss& head) {
   const CheckedHead checked = check("head_loss_forward", head);
   const auto forward_chunk = [&](std::int64_t begin, std::int64_t count, const Tensor& logits) {
+    const ProfileScope scope(kProfiledName);
     CHASKI_CPU_KERNELS(cross_entropy_kernels)
         .forward(logits.f32(), head.targets.i32() + begin, head.losses.f32() + begin, count,
                  checked.vocab_size, threads_for(checked.device, logits.num_elements()));
@@ -97,10 +102,13 @@ void head_loss_forward_backward(const HeadLoss& head, float scale, const Tensor&
 
   const auto forward_backward_chunk = [&](std::int64_t begin, std::int64_t count,
                                           const Tensor& logits) {
-    CHASKI_CPU_KERNELS(cross_entropy_kernels)
-        .forward_backward(logits.f32(), head.targets.i32() + begin, head.losses.f32() + begin,
-                          scale, count, checked.vocab_size,
-                          threads_for(checked.device, logits.num_elements()));
+    {
+      const ProfileScope scope(kProfiledName);
+      CHASKI_CPU_KERNELS(cross_entropy_kernels)
+          .forward_backward(logits.f32(), head.targets.i32() + begin, head.losses.f32() + begin,
+                            scale, count, checked.vocab_size,
+                            threads_for(checked.device, logits.num_elements()));
+    }
     linear_backward_input(logits, head.weight, dhidden_rows.rows(begin, count));
     if (dweight) linear_backward_weight(logits, hidden.rows(begin, count), dweight);
   };

@@ -4,6 +4,7 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/elementwise_cpu.h"
+#include "kernels/profile.h"
 
 namespace chaski {
 namespace {
@@ -11,6 +12,7 @@ namespace {
 using BlockSums = void (*)(const float* x, double* partial_sums, std::int64_t count, int threads);
 
 double reduce(const char* op, BlockSums block_sums, const Tensor& x) {
+  const ProfileScope scope(op);
   Device& device = cpu_device(op, x);
   const std::int64_t count = x.num_elements();
   const std::int64_t num_blocks = (count + kReductionBlock - 1) / kReductionBlock;
@@ -26,7 +28,9 @@ double reduce(const char* op, BlockSums block_sums, const Tensor& x) {
 }  // namespace
 
 void fill(const Tensor& out, float value) {
-  const Device& device = cpu_device("fill", out);
+  constexpr const char* kOp = "fill";
+  const ProfileScope scope(kOp);
+  const Device& device = cpu_device(kOp, out);
   const std::int64_t count = out.num_elements();
   CHASKI_CPU_KERNELS(elementwise_kernels).fill(out.f32(), value, count, threads_for(device, count));
 }
@@ -43,6 +47,7 @@ void copy_to_host(const Tensor& from, void* to) {
 
 void copy(const Tensor& from, const Tensor& to) {
   constexpr const char* kOp = "copy";
+  const ProfileScope scope(kOp);
   const Device& device = cpu_device(kOp, from);
   require_elements(kOp, "to", to, from.num_elements());
   require_dtype(kOp, "to", to, from.dtype());
@@ -55,6 +60,7 @@ void copy(const Tensor& from, const Tensor& to) {
 
 void add(const Tensor& a, const Tensor& b, const Tensor& out) {
   constexpr const char* kOp = "add";
+  const ProfileScope scope(kOp);
   const Device& device = cpu_device(kOp, a);
   const std::int64_t count = a.num_elements();
   require_elements(kOp, "b", b, count);
@@ -64,7 +70,9 @@ void add(const Tensor& a, const Tensor& b, const Tensor& out) {
 }
 
 void scale(const Tensor& x, float factor) {
-  const Device& device = cpu_device("scale", x);
+  constexpr const char* kOp = "scale";
+  const ProfileScope scope(kOp);
+  const Device& device = cpu_device(kOp, x);
   const std::int64_t count = x.num_elements();
   CHASKI_CPU_KERNELS(elementwise_kernels).scale(x.f32(), factor, count, threads_for(device, count));
 }
@@ -78,7 +86,9 @@ double sum(const Tensor& x) {
 }
 
 std::int64_t count_nonfinite(const Tensor& x) {
-  const Device& device = cpu_device("count_nonfinite", x);
+  constexpr const char* kOp = "count_nonfinite";
+  const ProfileScope scope(kOp);
+  const Device& device = cpu_device(kOp, x);
   const std::int64_t count = x.num_elements();
   return CHASKI_CPU_KERNELS(elementwise_kernels)
       .count_nonfinite(x.f32(), count, threads_for(device, count));

@@ -7,6 +7,7 @@
 #include "kernels/dispatch.h"
 #include "kernels/matmul_cpu.h"
 #include "kernels/onednn_gemm.h"
+#include "kernels/profile.h"
 
 namespace chaski {
 namespace {
@@ -41,6 +42,12 @@ void clear(const Matrix& out) {
   for (std::int64_t row = 0; row < out.rows; ++row)
     std::memset(out.f32() + row * out.stride, 0,
                 static_cast<std::size_t>(out.cols) * sizeof(float));
+}
+
+// Which of the three products of a linear layer has these transposes.
+const char* profiled_name(Transpose transpose_a, Transpose transpose_b) {
+  if (transpose_a == Transpose::yes) return "gemm_weight_gradient";
+  return transpose_b == Transpose::yes ? "gemm_forward" : "gemm_input_gradient";
 }
 
 // op(a) of one row as contiguous elements.
@@ -95,6 +102,7 @@ void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose t
   if (rows_of(b, transpose_b) != k || out.rows != m || out.cols != n)
     throw std::invalid_argument(fmt::format("{}: [{}, {}] x [{}, {}] does not give [{}, {}]", kOp,
                                             m, k, rows_of(b, transpose_b), n, out.rows, out.cols));
+  const ProfileScope scope(profiled_name(transpose_a, transpose_b), m, n, k);
   const bool add = accumulate == Accumulate::yes;
   if (m == 0 || n == 0) return;
   if (k == 0) {

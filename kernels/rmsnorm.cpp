@@ -1,6 +1,7 @@
 #include "kernels/rmsnorm.h"
 
 #include "kernels/dispatch.h"
+#include "kernels/profile.h"
 #include "kernels/rmsnorm_cpu.h"
 
 namespace chaski {
@@ -9,6 +10,7 @@ namespace {
 void forward(const char* op, const Tensor& residual, const Tensor& delta, const Tensor& weight,
              float epsilon, const Tensor& residual_out, const Tensor& y,
              const Tensor& inverse_rms) {
+  const ProfileScope scope(op);
   const Device& device = cpu_device(op, residual);
   const std::int64_t rows = residual.shape().num_rows();
   const std::int64_t hidden = residual.shape().back();
@@ -42,6 +44,7 @@ void add_rmsnorm_forward(const Tensor& residual, const Tensor& delta, const Tens
 void rmsnorm_recompute(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms,
                        const Tensor& y) {
   constexpr const char* kOp = "rmsnorm_recompute";
+  const ProfileScope scope(kOp);
   const Device& device = cpu_device(kOp, x);
   const std::int64_t rows = x.shape().num_rows();
   const std::int64_t hidden = x.shape().back();
@@ -56,6 +59,7 @@ void rmsnorm_recompute(const Tensor& x, const Tensor& weight, const Tensor& inve
 void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms,
                       const Tensor& dy, const Tensor& dx, const Tensor& dweight) {
   constexpr const char* kOp = "rmsnorm_backward";
+  const ProfileScope scope(kOp);
   Device& device = cpu_device(kOp, x);
   const std::int64_t rows = x.shape().num_rows();
   const std::int64_t hidden = x.shape().back();

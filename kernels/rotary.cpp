@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "kernels/dispatch.h"
+#include "kernels/profile.h"
 #include "kernels/rotary_cpu.h"
 
 namespace chaski {
@@ -38,6 +39,7 @@ void require_positions_in_table(const char* op, const AttentionShape& shape,
 
 void rotate(const char* op, const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
             std::int64_t first_position, const Tensor& table, float direction) {
+  const ProfileScope scope(op);
   const Device& device = cpu_device(op, qkv);
   require_even(op, shape.head_dim);
   require_matrix(op, "qkv", qkv, shape.num_tokens(), shape.qkv_size());

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "kernels/dispatch.h"
+#include "kernels/profile.h"
 #include "kernels/swiglu_cpu.h"
 
 namespace chaski {
@@ -21,6 +22,7 @@ std::int64_t intermediate_size(const char* op, const Tensor& gate_up) {
 
 void swiglu_forward(const Tensor& gate_up, const Tensor& activation) {
   constexpr const char* kOp = "swiglu_forward";
+  const ProfileScope scope(kOp);
   const Device& device = cpu_device(kOp, gate_up);
   const std::int64_t rows = gate_up.shape().num_rows();
   const std::int64_t size = intermediate_size(kOp, gate_up);
@@ -32,6 +34,7 @@ void swiglu_forward(const Tensor& gate_up, const Tensor& activation) {
 void swiglu_backward(const Tensor& gate_up, const Tensor& dactivation, const Tensor& dgate_up,
                      const Tensor& activation) {
   constexpr const char* kOp = "swiglu_backward";
+  const ProfileScope scope(kOp);
   const Device& device = cpu_device(kOp, gate_up);
   const std::int64_t rows = gate_up.shape().num_rows();
   const std::int64_t size = intermediate_size(kOp, gate_up);

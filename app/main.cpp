@@ -16,6 +16,7 @@
 #include "app/inspect_command.h"
 #include "app/mpi_session.h"
 #include "app/nearest_name.h"
+#include "app/plan_command.h"
 #include "app/program_error.h"
 #include "app/tokenize_command.h"
 #include "app/tokenizer_command.h"
@@ -28,6 +29,7 @@ namespace {
 void register_commands(CLI::App& app) {
   register_tokenizer_command(app);
   register_tokenize_command(app);
+  register_plan_command(app);
   register_train_command(app);
   register_eval_command(app);
   register_generate_command(app);

@@ -1,0 +1,143 @@
+#include "app/plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fmt/core.h>
+#include <stdexcept>
+
+namespace chaski {
+namespace {
+
+struct Neighbour {
+  std::string change;
+  TrainConfig config;
+  int num_processes;
+};
+
+Neighbour with_more_rows(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, num_processes};
+  result.config.parallel.micro_batch *= 2;
+  result.config.parallel.global_batch *= 2;
+  result.change = fmt::format("micro_batch {}, global_batch {}", result.config.parallel.micro_batch,
+                              result.config.parallel.global_batch);
+  return result;
+}
+
+Neighbour with_more_micro_batches(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, num_processes};
+  result.config.parallel.global_batch *= 2;
+  result.change = fmt::format("global_batch {}", result.config.parallel.global_batch);
+  return result;
+}
+
+Neighbour with_longer_sequence(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, num_processes};
+  result.config.data.sequence_length *= 2;
+  LlamaConfig& model = result.config.model.llama;
+  model.max_position_embeddings =
+      std::max(model.max_position_embeddings, result.config.data.sequence_length);
+  result.change = fmt::format("sequence_length {}", result.config.data.sequence_length);
+  return result;
+}
+
+Neighbour with_other_policy(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, num_processes};
+  const bool recomputes = config.device.activations == ActivationPolicy::recompute;
+  result.config.device.activations =
+      recomputes ? ActivationPolicy::exact : ActivationPolicy::recompute;
+  result.change = recomputes ? "activations \"exact\"" : "activations \"recompute\"";
+  return result;
+}
+
+// The batch grows along, so that each process has as much to do.
+Neighbour with_more_replicas(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, 2 * num_processes};
+  result.config.parallel.data *= 2;
+  result.config.parallel.global_batch *= 2;
+  result.change = fmt::format("{} processes, global_batch {}", result.num_processes,
+                              result.config.parallel.global_batch);
+  return result;
+}
+
+Neighbour with_more_stages(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, 2 * num_processes};
+  result.config.parallel.pipeline *= 2;
+  result.change = fmt::format("{} processes, pipeline {}", result.num_processes,
+                              result.config.parallel.pipeline);
+  return result;
+}
+
+Neighbour with_synchronous_checkpoints(const TrainConfig& config, int num_processes) {
+  Neighbour result{"checkpoint.async false", config, num_processes};
+  result.config.checkpoint.async = false;
+  return result;
+}
+
+}  // namespace
+
+double TrainingPlan::tokens_per_second() const {
+  return time ? static_cast<double>(tokens_per_step()) / time->seconds : 0.0;
+}
+
+std::int64_t TrainingPlan::largest_process_bytes() const {
+  std::int64_t largest = 0;
+  for (const RankMemory& rank : ranks) largest = std::max(largest, rank.total());
+  return largest;
+}
+
+std::int64_t TrainingPlan::all_processes_bytes() const {
+  std::int64_t total = 0;
+  for (const RankMemory& rank : ranks) total += rank.total();
+  return total;
+}
+
+Work TrainingPlan::work() const {
+  Work total;
+  for (const RankMemory& rank : ranks) {
+    total += plan_work(config, rank).of_step(layout.micro_batches);
+  }
+  return total;
+}
+
+int planned_threads(const TrainConfig& config, int num_processes, int cores) {
+  if (config.run.threads > 0) return static_cast<int>(config.run.threads);
+  if (std::getenv("OMP_NUM_THREADS") != nullptr) return cores;
+  return std::max(1, cores / num_processes);
+}
+
+TrainingPlan make_plan(const TrainConfig& config, int num_processes,
+                       const PlanningMachine& machine) {
+  TrainingPlan plan;
+  plan.config = config;
+  plan.layout = resolve_layout(config, num_processes);
+  plan.threads = planned_threads(config, num_processes, machine.cores);
+  const auto device = Device::create_cpu(plan.threads);
+  plan.ranks = plan_memory(*device, config, num_processes, machine.surroundings);
+  plan.links = plan_links(config, plan.ranks);
+  if (machine.rates) plan.time = predict_step(*machine.rates, config, plan.ranks, plan.threads);
+  return plan;
+}
+
+std::vector<WhatIf> plan_neighbours(const TrainingPlan& plan, const PlanningMachine& machine) {
+  const auto processes = static_cast<int>(plan.ranks.size());
+  std::vector<Neighbour> neighbours{
+      with_more_rows(plan.config, processes),       with_more_micro_batches(plan.config, processes),
+      with_longer_sequence(plan.config, processes), with_other_policy(plan.config, processes),
+      with_more_replicas(plan.config, processes),   with_more_stages(plan.config, processes),
+  };
+  if (plan.config.checkpoint.async) {
+    neighbours.push_back(with_synchronous_checkpoints(plan.config, processes));
+  }
+  std::vector<WhatIf> result;
+  for (const Neighbour& neighbour : neighbours) {
+    try {
+      result.push_back(
+          {neighbour.change, make_plan(neighbour.config, neighbour.num_processes, machine)});
+    } catch (const std::invalid_argument&) {
+      // Not every layout is possible: too few layers for the stages, a tied head, …
+    }
+  }
+  return result;
+}
+
+}  // namespace chaski

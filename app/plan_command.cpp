@@ -1,0 +1,143 @@
+#include "app/plan_command.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fmt/core.h>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "app/batch_tensors.h"
+#include "app/config.h"
+#include "app/mpi_session.h"
+#include "app/plan_report.h"
+#include "app/process_memory.h"
+#include "app/step_engine.h"
+#include "data/sequence_dataset.h"
+#include "parallel/communicator.h"
+
+namespace chaski {
+namespace {
+
+struct PlanArguments {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::int64_t processes = 0;
+  bool no_measure = false;
+  bool json = false;
+};
+
+// As wanted; or as many as mpirun started; or as few as the layout needs.
+int number_of_processes(const PlanArguments& arguments, const TrainConfig& config, int launched) {
+  if (arguments.processes > 0) return static_cast<int>(arguments.processes);
+  if (is_launched()) return launched;
+  return static_cast<int>(std::max<std::int64_t>(1, config.parallel.data) *
+                          config.parallel.pipeline);
+}
+
+// 0 where files are missing: a plan can be made before there is data.
+std::int64_t size_of_token_files(const TrainConfig& config) {
+  try {
+    std::int64_t bytes = 0;
+    for (const std::string& path : resolve_files(config).train) {
+      bytes += static_cast<std::int64_t>(std::filesystem::file_size(path));
+    }
+    return bytes;
+  } catch (const std::exception&) {
+    return 0;
+  }
+}
+
+// One step of a tiny model: starts the threads and loads what a training process loads.
+void warm_up(Communicator& communicator, int threads) {
+  const auto device = Device::create_cpu(threads);
+  StepEngineOptions options;
+  options.model.hidden_size = 64;
+  options.model.intermediate_size = 128;
+  options.model.num_layers = 1;
+  options.model.num_heads = 2;
+  options.model.vocab_size = 256;
+  options.model.resolve();
+  options.num_replicas = communicator.size();
+  options.micro_batch = 4;
+  options.sequence_length = 64;
+  StepEngine engine(communicator, *device, options);
+  engine.stage().initialize(1);
+  BatchTensors tensors(*device, options.micro_batch, options.sequence_length);
+  Batch batch;
+  batch.resize(options.micro_batch, options.sequence_length);
+  const MicroBatch micro_batch = tensors.upload(batch, false);
+  const std::int64_t targets = communicator.size() * options.micro_batch * options.sequence_length;
+  engine.run(
+      0, [&](int, int) { return micro_batch; }, targets, 1e-3, false);
+}
+
+// Null where there are no data yet.
+std::shared_ptr<const SequenceDataset> open_training_data(const TrainConfig& config) {
+  try {
+    return SequenceDataset::open(resolve_files(config).train, Part::train,
+                                 config.data.sequence_length);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+// All processes of the job take part.
+PlanningMachine examine_machine(const PlanArguments& arguments, const TrainConfig& config,
+                                int num_processes, Communicator& communicator) {
+  PlanningMachine machine;
+  machine.cores = Device::create_cpu()->num_threads();
+  machine.surroundings.token_file_bytes = size_of_token_files(config);
+  if (!arguments.no_measure) machine.rates = measure_rates(machine.cores, config);
+  // Beside its tensors a training process takes what this one takes once it has done the same:
+  // opened the data, prepared its products, run a step.
+  const auto data = open_training_data(config);
+  make_plan(config, num_processes, machine);
+  warm_up(communicator, planned_threads(config, num_processes, machine.cores));
+  machine.surroundings.process_base = resident_bytes();
+  return machine;
+}
+
+void run_plan(const PlanArguments& arguments) {
+  const TrainConfig config = load_config(arguments.config, arguments.overrides);
+  Communicator communicator(mpi_session());
+  const int num_processes = number_of_processes(arguments, config, communicator.size());
+  const PlanningMachine machine = examine_machine(arguments, config, num_processes, communicator);
+  if (communicator.rank() != 0) return;
+  const TrainingPlan plan = make_plan(config, num_processes, machine);
+  const std::vector<WhatIf> neighbours = plan_neighbours(plan, machine);
+  if (arguments.json) {
+    fmt::print("{}\n", plan_json(plan, machine, neighbours).dump(2));
+  } else {
+    print_plan(plan, machine, neighbours);
+  }
+}
+
+}  // namespace
+
+void register_plan_command(CLI::App& app) {
+  auto arguments = std::make_shared<PlanArguments>();
+  CLI::App* command = app.add_subcommand(
+      "plan", "Predict memory, time and messages of a training run before it begins");
+  command->add_option("config", arguments->config, "TOML file of the run")
+      ->required()
+      ->type_name("CONFIG.toml");
+  command
+      ->add_option("--set", arguments->overrides,
+                   "Override a key of the config, e.g. --set parallel.micro_batch=16; may be "
+                   "repeated")
+      ->type_name("KEY=VALUE")
+      ->take_all()
+      ->allow_extra_args(false);
+  command
+      ->add_option("--processes", arguments->processes,
+                   "Of the run, all on this machine; default: as the config's layout needs")
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--no-measure", arguments->no_measure,
+                    "Do not measure this machine: no times are predicted");
+  command->add_flag("--json", arguments->json, "One JSON object on standard output");
+  command->callback([arguments] { run_plan(*arguments); });
+}
+
+}  // namespace chaski

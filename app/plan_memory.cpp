@@ -1,0 +1,136 @@
+#include "app/plan_memory.h"
+
+#include <algorithm>
+
+#include "parallel/schedule.h"
+
+namespace chaski {
+namespace {
+
+constexpr std::int64_t kFloat = sizeof(float);
+constexpr std::int64_t kToken = sizeof(std::int32_t);
+// Tokens, targets and positions.
+constexpr std::int64_t kArraysOfBatch = 3;
+// The loader fills one more while it hands out another.
+constexpr std::int64_t kExtraBatches = 2;
+// A message's tensors on their way: parallel/pipeline_executor.cpp, parallel/segment_exchange.cpp.
+constexpr std::int64_t kMessageBuffers = 2;
+constexpr std::int64_t kWindow = 4;
+// The kernel maps this much of a cached file around an address that is touched for the first time.
+constexpr std::int64_t kFaultAround = 64 << 10;
+// fault/shard_writer.cpp reads a shard back in such pieces.
+constexpr std::int64_t kCheckpointPiece = std::int64_t{4} << 20;
+
+// Elements of one message of a gradient reduction among `group` processes.
+std::int64_t segment_elements(std::int64_t group) {
+  return std::clamp<std::int64_t>((std::int64_t{1} << 19) / group, 1 << 14, 1 << 18);
+}
+
+std::int64_t reduction_bytes(std::int64_t replicas) {
+  if (replicas < 2) return 0;
+  return charged_bytes((replicas - 1) * kWindow * segment_elements(replicas) * kFloat);
+}
+
+// Towards the stage before: activations in, gradients out; towards the next one, gradients in
+// (activations leave from where they are).
+std::int64_t pipeline_bytes(const TrainConfig& config, const StageRange& range) {
+  const std::int64_t message =
+      charged_bytes(config.parallel.micro_batch * config.data.sequence_length *
+                    config.model.llama.hidden_size * kFloat);
+  const std::int64_t towards_previous = range.has_embedding ? 0 : 2;
+  const std::int64_t towards_next = range.has_head ? 0 : 1;
+  return (towards_previous + towards_next) * kMessageBuffers * message;
+}
+
+std::int64_t state_bytes(const StageMemory& stage, std::int64_t tensors_of_parameter) {
+  std::int64_t bytes = 0;
+  for (const std::int64_t elements : stage.parameters) {
+    bytes += tensors_of_parameter * charged_bytes(elements * kFloat);
+  }
+  return bytes;
+}
+
+// Rows lie anywhere in the files: each touches its own pages until the files are mapped whole.
+std::int64_t touched_pages(const TrainConfig& config, std::int64_t replicas,
+                           std::int64_t file_bytes) {
+  const auto rows = static_cast<double>(config.schedule.steps) *
+                    static_cast<double>(config.parallel.global_batch / replicas);
+  const double touched =
+      rows * static_cast<double>(kFaultAround + config.data.sequence_length * kToken);
+  return touched < static_cast<double>(file_bytes) ? static_cast<std::int64_t>(touched)
+                                                   : file_bytes;
+}
+
+RankMemory plan_stage(Device& device, const TrainConfig& config, const RunLayout& layout,
+                      int stage) {
+  const ParallelConfig& parallel = config.parallel;
+  StageOptions options;
+  options.micro_batch = parallel.micro_batch;
+  options.sequence_length = config.data.sequence_length;
+  options.policy = config.device.activations;
+  options.micro_batches_in_flight =
+      max_in_flight(parallel.schedule, stage, static_cast<int>(layout.num_stages),
+                    static_cast<int>(layout.micro_batches));
+  RankMemory memory;
+  memory.range = stage_range(config.model.llama, stage, layout.num_stages);
+  memory.stage = plan_stage_memory(device, config.model.llama, memory.range, options);
+  memory.optimizer = state_bytes(memory.stage, 2);
+  const std::int64_t batch = parallel.micro_batch * config.data.sequence_length * kToken;
+  memory.token_batches = layout.micro_batches * kArraysOfBatch * charged_bytes(batch);
+  memory.prefetch = (config.data.prefetch + kExtraBatches) * kArraysOfBatch * batch;
+  memory.communication =
+      reduction_bytes(layout.num_replicas) + pipeline_bytes(config, memory.range);
+  return memory;
+}
+
+}  // namespace
+
+std::int64_t RankMemory::device_bytes(MemoryCategory category) const {
+  switch (category) {
+    case MemoryCategory::optimizer:
+      return optimizer;
+    case MemoryCategory::communication:
+      return communication;
+    case MemoryCategory::activations:
+      return stage.bytes(category) + token_batches;
+    default:
+      return stage.bytes(category);
+  }
+}
+
+std::int64_t RankMemory::total() const {
+  std::int64_t total = prefetch + snapshot + checkpoint_buffer + token_pages + process_base;
+  for (int i = 0; i < kNumMemoryCategories; ++i) {
+    total += device_bytes(static_cast<MemoryCategory>(i));
+  }
+  return total;
+}
+
+std::vector<RankMemory> plan_memory(Device& device, const TrainConfig& config, int num_processes,
+                                    const PlanSurroundings& surroundings) {
+  const RunLayout layout = resolve_layout(config, num_processes);
+  const Roster roster = Roster::initial(static_cast<int>(layout.num_replicas),
+                                        static_cast<int>(layout.num_stages), num_processes);
+  std::vector<RankMemory> stages;
+  for (int stage = 0; stage < layout.num_stages; ++stage) {
+    stages.push_back(plan_stage(device, config, layout, stage));
+  }
+  std::vector<RankMemory> ranks;
+  for (int rank = 0; rank < num_processes; ++rank) {
+    const Slot slot = roster.slots_of(roster.process_at(rank)).front();
+    RankMemory memory = stages[static_cast<std::size_t>(slot.stage)];
+    memory.rank = rank;
+    memory.slot = slot;
+    if (slot.replica == 0) {
+      memory.checkpoint_buffer = kCheckpointPiece;
+      // Values and the optimizer's state.
+      if (config.checkpoint.async) memory.snapshot = state_bytes(memory.stage, 3);
+    }
+    memory.token_pages = touched_pages(config, layout.num_replicas, surroundings.token_file_bytes);
+    memory.process_base = surroundings.process_base;
+    ranks.push_back(std::move(memory));
+  }
+  return ranks;
+}
+
+}  // namespace chaski

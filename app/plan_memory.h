@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "app/config.h"
+#include "kernels/device.h"
+#include "model/stage_memory.h"
+#include "parallel/roster.h"
+
+namespace chaski {
+
+// What one process of a run will hold, bytes. What its Device accounts for (weights to
+// communication, token_batches among its activations) is exact.
+struct RankMemory {
+  int rank = 0;
+  Slot slot;
+  StageRange range;
+  StageMemory stage;
+  std::int64_t optimizer = 0;
+  std::int64_t token_batches = 0;  // of a step, on the device
+  std::int64_t communication = 0;
+  std::int64_t prefetch = 0;  // the loader's batches
+  std::int64_t snapshot = 0;  // of a checkpoint that is written while training goes on
+  std::int64_t checkpoint_buffer = 0;
+  std::int64_t token_pages = 0;   // of the mapped token files; the system may take them back
+  std::int64_t process_base = 0;  // the program, its libraries, MPI and its threads
+
+  // As the device accounts for it once a step has run.
+  std::int64_t device_bytes(MemoryCategory category) const;
+  // Of the whole process.
+  std::int64_t total() const;
+};
+
+// What plan_memory cannot know from the config.
+struct PlanSurroundings {
+  std::int64_t process_base = 0;
+  std::int64_t token_file_bytes = 0;  // of the training files; 0: not there yet
+};
+
+// By rank. `device` has as many threads as a process of the run will have. Throws
+// std::invalid_argument as resolve_layout does.
+std::vector<RankMemory> plan_memory(Device& device, const TrainConfig& config, int num_processes,
+                                    const PlanSurroundings& surroundings);
+
+}  // namespace chaski

@@ -1,0 +1,270 @@
+#include "app/plan_report.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+#include "app/human_format.h"
+#include "kernels/matmul.h"
+
+namespace chaski {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Processes that hold the same: of one stage, with or without the checkpoint's snapshot.
+struct RankGroup {
+  int first = 0;
+  int last = 0;
+
+  std::string title() const {
+    return first == last ? fmt::format("rank {}", first) : fmt::format("ranks {}-{}", first, last);
+  }
+};
+
+std::vector<RankGroup> group_ranks(const std::vector<RankMemory>& ranks) {
+  std::vector<RankGroup> groups;
+  for (const RankMemory& rank : ranks) {
+    const bool same = !groups.empty() && rank.slot.replica > 1;
+    if (same) {
+      groups.back().last = rank.rank;
+    } else {
+      groups.push_back({rank.rank, rank.rank});
+    }
+  }
+  return groups;
+}
+
+std::string mebibytes(std::int64_t bytes) {
+  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+void print_line(const std::string& name, const std::string& value) {
+  fmt::print("{:<12}{}\n", name, value);
+}
+
+void print_memory(const TrainingPlan& plan) {
+  const std::vector<RankGroup> groups = group_ranks(plan.ranks);
+  fmt::print("\n{:<36}", "memory of a process");
+  for (const RankGroup& group : groups) fmt::print("{:>14}", group.title());
+  fmt::print("\n");
+  std::vector<std::vector<MemoryRow>> columns;
+  // Stages have different rows: the union, in the order of their first appearance.
+  std::vector<MemoryRow> rows;
+  for (const RankGroup& group : groups) {
+    columns.push_back(memory_rows(plan.ranks[static_cast<std::size_t>(group.first)]));
+    auto place = rows.begin();
+    for (const MemoryRow& row : columns.back()) {
+      const auto same = std::find_if(rows.begin(), rows.end(), [&](const MemoryRow& known) {
+        return known.name == row.name && known.is_part == row.is_part;
+      });
+      place = same != rows.end() ? same + 1 : rows.insert(place, row) + 1;
+    }
+  }
+  for (const MemoryRow& row : rows) {
+    fmt::print("{:<36}", (row.is_part ? "    " : "  ") + row.name);
+    for (const auto& column : columns) {
+      const auto found = std::find_if(column.begin(), column.end(), [&](const MemoryRow& other) {
+        return other.name == row.name && other.is_part == row.is_part;
+      });
+      fmt::print("{:>14}", found == column.end() ? "-" : mebibytes(found->bytes));
+    }
+    fmt::print("\n");
+  }
+  fmt::print("{:<36}", "  total");
+  for (const RankGroup& group : groups) {
+    fmt::print("{:>14}", mebibytes(plan.ranks[static_cast<std::size_t>(group.first)].total()));
+  }
+  fmt::print("\n");
+}
+
+void print_links(const TrainingPlan& plan) {
+  if (plan.links.empty()) return;
+  fmt::print("\n");
+  constexpr std::size_t kMostLines = 16;
+  for (std::size_t i = 0; i < std::min(plan.links.size(), kMostLines); ++i) {
+    const Link& link = plan.links[i];
+    print_line(i == 0 ? "links" : "",
+               fmt::format("rank {} to {}: {} of {} a step", link.from, link.to,
+                           format_bytes(link.bytes), name_of(link.purpose)));
+  }
+  if (plan.links.size() > kMostLines) {
+    print_line("", fmt::format("and {} more (--json lists them)", plan.links.size() - kMostLines));
+  }
+}
+
+void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
+  const Work work = plan.work();
+  print_line("step", fmt::format("{} tokens, {:.4g} GFLOP in products, {:.4g} in attention; {} of "
+                                 "memory traffic outside them",
+                                 plan.tokens_per_step(), 1e-9 * work.gemm_flops,
+                                 1e-9 * (work.flops() - work.gemm_flops),
+                                 format_bytes(static_cast<std::int64_t>(work.traffic_bytes))));
+  if (!plan.time || !machine.rates) return;
+  const MachineRates& rates = *machine.rates;
+  const StepTime& time = *plan.time;
+  print_line("measured",
+             fmt::format("{} threads: GEMM ceiling {:.0f} GFLOP/s, this model's products {:.0f}, "
+                         "attention {:.0f} and {:.0f}, copy {:.1f} GB/s",
+                         rates.threads, 1e-9 * rates.gemm_ceiling, 1e-9 * rates.gemm,
+                         1e-9 * rates.attention_forward, 1e-9 * rates.attention_backward,
+                         1e-9 * rates.copy));
+  print_line(
+      "time",
+      fmt::format("{:.3f} s a step, at least {:.3f} at the ceilings (products {:.3f}, "
+                  "attention {:.3f}, memory {:.3f}, gradient reduction {:.3f}, idle in the "
+                  "pipeline {:.3f})",
+                  time.seconds, time.floor_seconds, time.gemm_seconds, time.attention_seconds,
+                  time.traffic_seconds, time.reduction_seconds, time.idle_seconds));
+  print_line(
+      "schedule",
+      fmt::format("{:.0f} tokens/s; {} steps take {}", plan.tokens_per_second(),
+                  plan.config.schedule.steps,
+                  format_duration(time.seconds * static_cast<double>(plan.config.schedule.steps))));
+}
+
+void print_neighbours(const TrainingPlan& plan, const std::vector<WhatIf>& neighbours) {
+  fmt::print("\n{:<36}{:>14}{:>14}{:>12}{:>12}\n", "what if", "largest", "all", "s/step",
+             "tokens/s");
+  const auto print_row = [](const std::string& change, const TrainingPlan& other) {
+    const bool timed = other.time.has_value();
+    fmt::print("{:<36}{:>14}{:>14}{:>12}{:>12}\n", "  " + change,
+               mebibytes(other.largest_process_bytes()), mebibytes(other.all_processes_bytes()),
+               timed ? fmt::format("{:.3f}", other.time->seconds) : "-",
+               timed ? fmt::format("{:.0f}", other.tokens_per_second()) : "-");
+  };
+  print_row("as configured", plan);
+  for (const WhatIf& neighbour : neighbours) print_row(neighbour.change, neighbour.plan);
+}
+
+Json rank_json(const TrainingPlan& plan, const RankMemory& rank) {
+  Json memory;
+  Json activations;
+  for (const MemoryRow& row : memory_rows(rank)) {
+    (row.is_part ? activations : memory)[row.name] = row.bytes;
+  }
+  memory["total"] = rank.total();
+  Json phases;
+  for (const WorkspacePhase& phase : rank.stage.phases) phases[phase.name] = phase.bytes;
+  const Work work = plan_work(plan.config, rank).of_step(plan.layout.micro_batches);
+  return {{"rank", rank.rank},
+          {"replica", rank.slot.replica},
+          {"stage", rank.slot.stage},
+          {"first_layer", rank.range.first_layer},
+          {"num_layers", rank.range.num_layers},
+          {"parameters", rank.stage.num_parameters()},
+          {"memory_bytes", memory},
+          {"activation_bytes", activations},
+          {"workspace_phase_bytes", phases},
+          {"flops_per_step", work.flops()},
+          {"traffic_bytes_per_step", work.traffic_bytes}};
+}
+
+Json time_json(const TrainingPlan& plan) {
+  const StepTime& time = *plan.time;
+  return {{"seconds", time.seconds},
+          {"floor_seconds", time.floor_seconds},
+          {"gemm_seconds", time.gemm_seconds},
+          {"attention_seconds", time.attention_seconds},
+          {"traffic_seconds", time.traffic_seconds},
+          {"reduction_seconds", time.reduction_seconds},
+          {"idle_seconds", time.idle_seconds},
+          {"tokens_per_second", plan.tokens_per_second()},
+          {"schedule_seconds", time.seconds * static_cast<double>(plan.config.schedule.steps)}};
+}
+
+Json rates_json(const MachineRates& rates) {
+  return {{"threads", rates.threads},
+          {"gemm_ceiling_gflops", 1e-9 * rates.gemm_ceiling},
+          {"gemm_gflops", 1e-9 * rates.gemm},
+          {"attention_forward_gflops", 1e-9 * rates.attention_forward},
+          {"attention_backward_gflops", 1e-9 * rates.attention_backward},
+          {"copy_bytes_per_second", rates.copy},
+          {"gemm_library", gemm_library()}};
+}
+
+}  // namespace
+
+std::vector<MemoryRow> memory_rows(const RankMemory& rank) {
+  std::vector<MemoryRow> rows;
+  for (const MemoryCategory category :
+       {MemoryCategory::weights, MemoryCategory::gradients, MemoryCategory::optimizer,
+        MemoryCategory::activations, MemoryCategory::workspace, MemoryCategory::communication}) {
+    if (category != MemoryCategory::activations) {
+      rows.push_back({name_of(category), rank.device_bytes(category)});
+      continue;
+    }
+    rows.push_back({name_of(category), rank.stage.bytes(category)});
+    for (const PlannedMemory& part : rank.stage.parts) {
+      if (part.category == category) rows.push_back({part.kind, part.bytes, true});
+    }
+  }
+  rows.push_back({"token batches", rank.token_batches + rank.prefetch});
+  rows.push_back({"checkpoint snapshot", rank.snapshot + rank.checkpoint_buffer});
+  rows.push_back({"token file pages", rank.token_pages});
+  rows.push_back({"process base", rank.process_base});
+  return rows;
+}
+
+nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine& machine,
+                                 const std::vector<WhatIf>& neighbours) {
+  Json report;
+  const Work work = plan.work();
+  report["parameters"] = plan.config.model.llama.num_parameters();
+  report["processes"] = plan.ranks.size();
+  report["threads_per_process"] = plan.threads;
+  report["replicas"] = plan.layout.num_replicas;
+  report["stages"] = plan.layout.num_stages;
+  report["micro_batches"] = plan.layout.micro_batches;
+  report["micro_batch"] = plan.config.parallel.micro_batch;
+  report["sequence_length"] = plan.config.data.sequence_length;
+  report["tokens_per_step"] = plan.tokens_per_step();
+  for (const RankMemory& rank : plan.ranks) report["ranks"].push_back(rank_json(plan, rank));
+  report["links"] = Json::array();
+  for (const Link& link : plan.links) {
+    report["links"].push_back({{"from", link.from},
+                               {"to", link.to},
+                               {"purpose", name_of(link.purpose)},
+                               {"bytes_per_step", link.bytes}});
+  }
+  report["flops_per_step"] = work.flops();
+  report["traffic_bytes_per_step"] = work.traffic_bytes;
+  if (machine.rates) report["measured"] = rates_json(*machine.rates);
+  if (plan.time) report["step"] = time_json(plan);
+  report["what_if"] = Json::array();
+  for (const WhatIf& neighbour : neighbours) {
+    Json entry{{"change", neighbour.change},
+               {"processes", neighbour.plan.ranks.size()},
+               {"largest_process_bytes", neighbour.plan.largest_process_bytes()},
+               {"all_processes_bytes", neighbour.plan.all_processes_bytes()}};
+    if (neighbour.plan.time) {
+      entry["seconds"] = neighbour.plan.time->seconds;
+      entry["tokens_per_second"] = neighbour.plan.tokens_per_second();
+    }
+    report["what_if"].push_back(entry);
+  }
+  return report;
+}
+
+void print_plan(const TrainingPlan& plan, const PlanningMachine& machine,
+                const std::vector<WhatIf>& neighbours) {
+  const LlamaConfig& model = plan.config.model.llama;
+  print_line("model", fmt::format("{} parameters: {} layers, hidden {}, FFN {}, vocabulary {}",
+                                  format_count(static_cast<double>(model.num_parameters())),
+                                  model.num_layers, model.hidden_size, model.intermediate_size,
+                                  model.vocab_size));
+  print_line("layout",
+             fmt::format("{} replicas x {} stages, {} threads a process; {} micro-batches of {} x "
+                         "{} tokens each",
+                         plan.layout.num_replicas, plan.layout.num_stages, plan.threads,
+                         plan.layout.micro_batches, plan.config.parallel.micro_batch,
+                         plan.config.data.sequence_length));
+  print_time(plan, machine);
+  print_memory(plan);
+  print_line("", "");
+  print_line("workspace",
+             fmt::format("most is in use in: {}", plan.ranks.front().stage.phases.front().name));
+  print_links(plan);
+  print_neighbours(plan, neighbours);
+}
+
+}  // namespace chaski

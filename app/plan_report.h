@@ -1,0 +1,26 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "app/plan.h"
+
+namespace chaski {
+
+nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine& machine,
+                                 const std::vector<WhatIf>& neighbours);
+
+// The same for people, on standard output.
+void print_plan(const TrainingPlan& plan, const PlanningMachine& machine,
+                const std::vector<WhatIf>& neighbours);
+
+// One row of a process's memory: a category, or (indented) a kind of it.
+struct MemoryRow {
+  std::string name;
+  std::int64_t bytes = 0;
+  bool is_part = false;  // of the category above it
+};
+// All rows of a process; those that are no part sum up to total().
+std::vector<MemoryRow> memory_rows(const RankMemory& rank);
+
+}  // namespace chaski

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <vector>
+
+#include "app/config.h"
+#include "app/plan_work.h"
+
+namespace chaski {
+
+// What this machine can do, measured with `threads` threads.
+struct MachineRates {
+  int threads = 1;
+  double gemm_ceiling = 0.0;        // FLOP/s of the best product seen: the ceiling
+  double gemm = 0.0;                // FLOP/s of the model's own products
+  double attention_forward = 0.0;   // FLOP/s
+  double attention_backward = 0.0;  // FLOP/s
+  double copy = 0.0;                // bytes/s read and written by a copy of large tensors
+};
+
+// Measures for a few seconds: the GEMM ceiling, the products and the attention of the model's
+// shapes (with fewer tokens where these are large), and a copy.
+MachineRates measure_rates(int threads, const TrainConfig& config);
+
+struct StepTime {
+  double seconds = 0.0;
+  double floor_seconds = 0.0;  // all operations at the GEMM ceiling, traffic at copy bandwidth
+  double gemm_seconds = 0.0;   // of the busiest process, as the others below
+  double attention_seconds = 0.0;
+  double traffic_seconds = 0.0;
+  double reduction_seconds = 0.0;  // gradients through shared memory, at copy bandwidth
+  double idle_seconds = 0.0;       // waiting for other stages
+};
+
+// Predicts a step of a run on this one machine: `threads` a process, the copy bandwidth shared by
+// all processes.
+StepTime predict_step(const MachineRates& rates, const TrainConfig& config,
+                      const std::vector<RankMemory>& ranks, int threads);
+
+}  // namespace chaski

@@ -1,0 +1,147 @@
+#include "app/plan_work.h"
+
+namespace chaski {
+namespace {
+
+constexpr double kFloat = sizeof(float);
+
+// Products of a block's matrices with one token: multiply-adds of a forward pass.
+double matrix_weights(const LlamaConfig& model) {
+  return static_cast<double>(model.num_layer_parameters() - 2 * model.hidden_size);
+}
+
+double down_weights(const LlamaConfig& model) {
+  return static_cast<double>(model.hidden_size) * static_cast<double>(model.intermediate_size);
+}
+
+// Multiply-adds of queries with keys for one token and block: the causal half.
+double score_products(const LlamaConfig& model, std::int64_t sequence_length) {
+  return static_cast<double>(model.query_size()) * 0.5 * static_cast<double>(sequence_length + 1);
+}
+
+// Elements that the ops between the products read and write for one token of a block.
+struct BlockTraffic {
+  explicit BlockTraffic(const LlamaConfig& model) {
+    const auto hidden = static_cast<double>(model.hidden_size);
+    const auto ffn = static_cast<double>(model.intermediate_size);
+    const auto rotated = 2.0 * static_cast<double>(model.query_size() + model.kv_size());
+    norms_forward = 2 * 4 * hidden + rotated;
+    swiglu_forward = 3 * ffn;
+    // SwiGLU reads gate, up and a gradient and writes two gradients and the product; the norms are
+    // recomputed, then read three tensors and write one.
+    backward = 6 * ffn + 2 * (2 + 4) * hidden + rotated;
+  }
+  double norms_forward;
+  double swiglu_forward;
+  double backward;
+};
+
+Work forward_of_blocks(const TrainConfig& config, bool again) {
+  const LlamaConfig& model = config.model.llama;
+  const BlockTraffic traffic(model);
+  Work work;
+  // Recomputation ends before the down projection.
+  work.gemm_flops = 2.0 * (matrix_weights(model) - (again ? down_weights(model) : 0.0));
+  work.attention_forward_flops = 4.0 * score_products(model, config.data.sequence_length);
+  work.traffic_bytes = kFloat * (traffic.norms_forward + (again ? 0.0 : traffic.swiglu_forward));
+  return work;
+}
+
+Work backward_of_blocks(const TrainConfig& config) {
+  const LlamaConfig& model = config.model.llama;
+  Work work;
+  work.gemm_flops = 4.0 * matrix_weights(model);
+  // Scores are computed again: five products instead of four.
+  work.attention_backward_flops = 10.0 * score_products(model, config.data.sequence_length);
+  work.traffic_bytes = kFloat * BlockTraffic(model).backward;
+  return work;
+}
+
+// Norm, logits, loss and their backward pass, for one token.
+Work head(const LlamaConfig& model) {
+  const auto hidden = static_cast<double>(model.hidden_size);
+  const auto vocab = static_cast<double>(model.vocab_size);
+  Work work;
+  work.gemm_flops = 6.0 * hidden * vocab;
+  work.traffic_bytes = kFloat * (4 * hidden + 3 * vocab + 5 * hidden);
+  return work;
+}
+
+}  // namespace
+
+Work& Work::operator+=(const Work& other) {
+  gemm_flops += other.gemm_flops;
+  attention_forward_flops += other.attention_forward_flops;
+  attention_backward_flops += other.attention_backward_flops;
+  traffic_bytes += other.traffic_bytes;
+  return *this;
+}
+
+Work Work::operator*(double factor) const {
+  Work result;
+  result.gemm_flops = factor * gemm_flops;
+  result.attention_forward_flops = factor * attention_forward_flops;
+  result.attention_backward_flops = factor * attention_backward_flops;
+  result.traffic_bytes = factor * traffic_bytes;
+  return result;
+}
+
+Work StageWork::of_step(std::int64_t micro_batches) const {
+  Work work = update;
+  work += forward * static_cast<double>(micro_batches);
+  work += backward * static_cast<double>(micro_batches);
+  return work;
+}
+
+StageWork plan_work(const TrainConfig& config, const RankMemory& rank) {
+  const LlamaConfig& model = config.model.llama;
+  const auto tokens =
+      static_cast<double>(config.parallel.micro_batch * config.data.sequence_length);
+  const double layers = static_cast<double>(rank.range.num_layers);
+  const auto hidden = static_cast<double>(model.hidden_size);
+  StageWork work;
+  work.forward = forward_of_blocks(config, false) * layers;
+  work.backward = backward_of_blocks(config) * layers;
+  if (config.device.activations == ActivationPolicy::recompute) {
+    work.backward += forward_of_blocks(config, true) * layers;
+  }
+  if (rank.range.has_embedding) {
+    work.forward.traffic_bytes += kFloat * 2 * hidden;
+    work.backward.traffic_bytes += kFloat * 3 * hidden;
+  }
+  if (rank.range.has_head) work.forward += head(model);
+  work.forward = work.forward * tokens;
+  work.backward = work.backward * tokens;
+  // Zeroed, its norm read; then gradient, weight and both moments read, the latter three written.
+  work.update.traffic_bytes = kFloat * 9 * static_cast<double>(rank.stage.num_parameters());
+  return work;
+}
+
+const char* name_of(LinkPurpose purpose) {
+  return purpose == LinkPurpose::gradients ? "gradients" : "pipeline";
+}
+
+std::vector<Link> plan_links(const TrainConfig& config, const std::vector<RankMemory>& ranks) {
+  const RunLayout layout = resolve_layout(config, static_cast<std::int64_t>(ranks.size()));
+  const std::int64_t message = config.parallel.micro_batch * config.data.sequence_length *
+                               config.model.llama.hidden_size *
+                               static_cast<std::int64_t>(sizeof(float));
+  std::vector<Link> links;
+  for (const RankMemory& from : ranks) {
+    for (const RankMemory& to : ranks) {
+      const bool same_stage = from.slot.stage == to.slot.stage;
+      const int distance = to.slot.stage - from.slot.stage;
+      if (same_stage && from.rank != to.rank) {
+        const std::int64_t gradients = from.stage.bytes(MemoryCategory::gradients);
+        links.push_back(
+            {from.rank, to.rank, LinkPurpose::gradients, 2 * gradients / layout.num_replicas});
+      } else if (from.slot.replica == to.slot.replica && (distance == 1 || distance == -1)) {
+        links.push_back(
+            {from.rank, to.rank, LinkPurpose::pipeline, layout.micro_batches * message});
+      }
+    }
+  }
+  return links;
+}
+
+}  // namespace chaski

@@ -1,0 +1,137 @@
+#include "app/plan.h"
+
+#include <gtest/gtest.h>
+#include <map>
+
+namespace chaski {
+namespace {
+
+TrainConfig small_config() {
+  TrainConfig config;
+  config.model.llama = llama_preset("llama-9m");
+  config.model.llama.vocab_size = 500;
+  config.model.llama.max_position_embeddings = 128;
+  config.data.sequence_length = 100;
+  config.parallel.micro_batch = 2;
+  config.parallel.global_batch = 8;
+  config.schedule.steps = 50;
+  return config;
+}
+
+PlanningMachine machine_with_rates() {
+  PlanningMachine machine;
+  machine.cores = 4;
+  MachineRates rates;
+  rates.threads = 4;
+  rates.gemm_ceiling = 2e11;
+  rates.gemm = 1e11;
+  rates.attention_forward = 5e10;
+  rates.attention_backward = 4e10;
+  rates.copy = 1e10;
+  machine.rates = rates;
+  return machine;
+}
+
+// The documented count of a step's operations (LlamaConfig::training_flops_per_token), which has 12
+// operations a pair of query and key, where the scores computed again are 2 more, and 6 a weight of
+// the norms.
+TEST(Plan, OperationsOfAStepAreTheModels) {
+  const TrainConfig config = small_config();
+  const TrainingPlan plan = make_plan(config, 1, {});
+  const Work work = plan.work();
+  const double tokens = 800.0;
+  const double attention = work.attention_forward_flops + work.attention_backward_flops;
+  const LlamaConfig& model = config.model.llama;
+  const auto norms = static_cast<double>(2 * model.hidden_size * model.num_layers);
+  EXPECT_NEAR(work.gemm_flops + attention * 12.0 / 14.0,
+              tokens * (model.training_flops_per_token(100) - 6.0 * norms), 1e-9 * work.gemm_flops);
+  // However the work is spread.
+  TrainConfig staged = config;
+  staged.parallel.pipeline = 2;
+  const Work in_stages = make_plan(staged, 4, {}).work();
+  EXPECT_NEAR(in_stages.flops(), work.flops(), 1e-6 * work.flops());
+}
+
+TEST(Plan, RecomputationCostsTimeAndSavesActivations) {
+  TrainConfig config = small_config();
+  const PlanningMachine machine = machine_with_rates();
+  const TrainingPlan exact = make_plan(config, 1, machine);
+  config.device.activations = ActivationPolicy::recompute;
+  const TrainingPlan recompute = make_plan(config, 1, machine);
+  EXPECT_GT(recompute.time->seconds, exact.time->seconds);
+  EXPECT_LT(recompute.ranks[0].device_bytes(MemoryCategory::activations),
+            exact.ranks[0].device_bytes(MemoryCategory::activations));
+}
+
+TEST(Plan, OneProcessHasNoLinks) {
+  EXPECT_TRUE(make_plan(small_config(), 1, {}).links.empty());
+}
+
+// 2 replicas of 2 stages: ranks 0 and 1 hold the first stage, 2 and 3 the second.
+TEST(Plan, LinksOfReplicasAndStages) {
+  TrainConfig config = small_config();
+  config.parallel.pipeline = 2;
+  const TrainingPlan plan = make_plan(config, 4, {});
+  std::map<std::pair<int, int>, std::int64_t> bytes;
+  for (const Link& link : plan.links) bytes[{link.from, link.to}] = link.bytes;
+  const std::int64_t gradients = plan.ranks[2].stage.bytes(MemoryCategory::gradients);
+  // Half of the gradients to be summed, and the sum of the other half.
+  EXPECT_EQ((bytes[{2, 3}]), gradients);
+  EXPECT_EQ((bytes[{3, 2}]), gradients);
+  // 2 micro-batches of 2 x 100 tokens and 128 floats, both ways.
+  const std::int64_t activations = std::int64_t{2} * 2 * 100 * 128 * 4;
+  EXPECT_EQ((bytes[{0, 2}]), activations);
+  EXPECT_EQ((bytes[{3, 1}]), activations);
+  EXPECT_EQ(bytes.size(), 8u);
+  EXPECT_EQ(bytes.count({0, 3}), 0u);
+}
+
+TEST(Plan, SnapshotStandsOnTheFirstReplicaOnly) {
+  TrainConfig config = small_config();
+  const TrainingPlan plan = make_plan(config, 2, {});
+  EXPECT_GE(plan.ranks[0].snapshot, 3 * 4 * config.model.llama.num_parameters());
+  EXPECT_EQ(plan.ranks[1].snapshot, 0);
+  config.checkpoint.async = false;
+  EXPECT_EQ(make_plan(config, 2, {}).ranks[0].snapshot, 0);
+}
+
+// With every operation at its own rate.
+TEST(Plan, TimeFollowsFromTheRates) {
+  const PlanningMachine machine = machine_with_rates();
+  const TrainingPlan plan = make_plan(small_config(), 1, machine);
+  const Work work = plan.work();
+  const StepTime& time = *plan.time;
+  EXPECT_NEAR(time.seconds,
+              work.gemm_flops / 1e11 + work.attention_forward_flops / 5e10 +
+                  work.attention_backward_flops / 4e10 + work.traffic_bytes / 1e10,
+              1e-9);
+  EXPECT_LT(time.floor_seconds, time.seconds);
+  EXPECT_NEAR(plan.tokens_per_second() * time.seconds, 800.0, 1e-6);
+  // Two stages on the same machine: each has half of the cores, and waits at times.
+  TrainConfig staged = small_config();
+  staged.parallel.pipeline = 2;
+  const TrainingPlan pipeline = make_plan(staged, 2, machine);
+  EXPECT_EQ(pipeline.threads, 2);
+  EXPECT_GT(pipeline.time->idle_seconds, 0.0);
+  EXPECT_GT(pipeline.time->seconds, time.seconds);
+}
+
+TEST(Plan, NeighboursThatAreImpossibleAreLeftOut) {
+  TrainConfig config = small_config();
+  const auto changes = [](const TrainConfig& tested) {
+    const TrainingPlan plan = make_plan(tested, 1, {});
+    return plan_neighbours(plan, {}).size();
+  };
+  EXPECT_EQ(changes(config), 7u);
+  config.model.llama.tie_embeddings = true;  // no stages
+  EXPECT_EQ(changes(config), 6u);
+  config.checkpoint.async = false;
+  EXPECT_EQ(changes(config), 5u);
+}
+
+TEST(Plan, LayoutMustFit) {
+  EXPECT_THROW(make_plan(small_config(), 3, {}), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace chaski

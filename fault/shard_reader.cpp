@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstring>
 #include <fmt/format.h>
 #include <xxhash.h>
 
@@ -91,26 +92,46 @@ StoredTensor read_dataset(const Hdf5File& file, const std::string& name) {
   return tensor;
 }
 
+// What a group's links are called; not usable when one is no plain link.
+struct LinkNames {
+  std::vector<std::string> names;
+  bool usable = true;
+};
+
+// Called by HDF5 for each link: must not throw.
+herr_t add_link(hid_t, const char* name, const H5L_info_t* info, void* data) noexcept {
+  auto& links = *static_cast<LinkNames*>(data);
+  const std::size_t length = std::strlen(name);
+  links.usable = info->type == H5L_TYPE_HARD && length > 0 && length <= kMaxNameBytes &&
+                 links.names.size() < kMaxTensors;
+  if (links.usable) links.names.emplace_back(name, length);
+  return links.usable ? 0 : 1;
+}
+
+// Sorted. They are asked for in HDF5's native order: for any other it makes a table of them first,
+// and HDF5 1.10, finding the group damaged, frees pointers of that table which it has never set.
+std::vector<std::string> links_of(const Hdf5File& file, hid_t group,
+                                  const std::string& group_name) {
+  LinkNames links;
+  hsize_t position = 0;
+  const herr_t result =
+      H5Literate(group, H5_INDEX_NAME, H5_ITER_NATIVE, &position, add_link, &links);
+  if (!links.usable) fail(file, group_name, "holds something else than plain links");
+  if (result < 0) fail(file, group_name, "cannot be read");
+  std::sort(links.names.begin(), links.names.end());
+  return links.names;
+}
+
 void collect(const Hdf5File& file, const std::string& group_name, int depth,
              std::vector<StoredTensor>& tensors) {
   if (depth > kMaxDepth) fail(file, group_name, "groups are nested too deeply");
   const Hdf5Id group(H5Gopen2(file.id(), group_name.c_str(), H5P_DEFAULT), H5Gclose);
-  H5G_info_t info{};
-  if (!group.valid() || H5Gget_info(group.get(), &info) < 0)
-    fail(file, group_name, "cannot be opened");
-  for (hsize_t i = 0; i < info.nlinks; ++i) {
-    std::array<char, kMaxNameBytes + 1> link{};
-    const ssize_t length = H5Lget_name_by_idx(group.get(), ".", H5_INDEX_NAME, H5_ITER_INC, i,
-                                              link.data(), link.size(), H5P_DEFAULT);
-    if (length <= 0 || length > static_cast<ssize_t>(kMaxNameBytes))
-      fail(file, group_name, "holds a link without a usable name");
-    const std::string name = group_name + "/" + link.data();
-    H5L_info_t link_info{};
+  if (!group.valid()) fail(file, group_name, "cannot be opened");
+  for (const std::string& link : links_of(file, group.get(), group_name)) {
+    const std::string name = group_name + "/" + link;
     H5O_info_t object{};
-    if (H5Lget_info(group.get(), link.data(), &link_info, H5P_DEFAULT) < 0 ||
-        link_info.type != H5L_TYPE_HARD ||
-        H5Oget_info_by_name(group.get(), link.data(), &object, H5P_DEFAULT) < 0)
-      fail(file, name, "is no plain link");
+    if (H5Oget_info_by_name(group.get(), link.c_str(), &object, H5P_DEFAULT) < 0)
+      fail(file, name, "cannot be opened");
     // Else groups could hold each other, and a walk through them take for ever.
     if (object.rc != 1) fail(file, name, "is linked more than once");
     if (object.type == H5O_TYPE_GROUP)

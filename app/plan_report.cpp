@@ -260,7 +260,7 @@ void print_plan(const TrainingPlan& plan, const PlanningMachine& machine,
                          plan.config.data.sequence_length));
   print_time(plan, machine);
   print_memory(plan);
-  print_line("", "");
+  fmt::print("\n");
   print_line("workspace",
              fmt::format("most is in use in: {}", plan.ranks.front().stage.phases.front().name));
   print_links(plan);

@@ -1,0 +1,71 @@
+"""What `chaski plan` predicts against what a training process takes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import unittest
+
+from harness import CHASKI, ENVIRONMENT, TrainingCase, run
+
+MODEL = ["--set", 'model.preset="llama-9m"', "--set", "data.sequence_length=256",
+         "--set", "parallel.micro_batch=8", "--set", "parallel.global_batch=8",
+         "--set", "schedule.steps=2", "--set", "schedule.warmup_steps=1"]
+
+CONFIG = """
+[run]
+output = "{output}"
+[data]
+train = "{data}"
+[schedule]
+steps = 2
+[evaluation]
+every = 0
+"""
+
+
+def has_sanitizer():
+    program = pathlib.Path(CHASKI).read_bytes()
+    return b"__asan_init" in program or b"__tsan_init" in program
+
+
+class Plan(TrainingCase):
+    def write_config(self):
+        path = self.directory / "plan.toml"
+        path.write_text(CONFIG.format(output=self.directory / "run", data=self.workplace.data))
+        return path
+
+    def peak_of(self, arguments):
+        """Bytes that a process had in memory at most, as the kernel counts them."""
+        with subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(process.returncode, 0)
+        return usage.ru_maxrss * 1024
+
+    @unittest.skipIf(has_sanitizer(), "a sanitizer has memory of its own")
+    def test_memory_of_a_whole_process_is_within_two_percent(self):
+        config = self.write_config()
+        for variant in ([], ["--set", 'device.activations="recompute"', "--set", "checkpoint.async=false"]):
+            with self.subTest(variant=variant):
+                output = ["--set", f'run.output="{self.directory / f"run{len(variant)}"}"']
+                arguments = [config, *MODEL, *variant, *output]
+                plan = json.loads(run([CHASKI, "plan", *arguments, "--no-measure", "--json"]).stdout)
+                memory = plan["ranks"][0]["memory_bytes"]
+                peak = self.peak_of([CHASKI, "train", *map(str, arguments)])
+                self.assertLess(abs(memory["total"] / peak - 1), 0.02, f"planned {memory}, peak {peak}")
+
+    def test_wrong_input_is_told(self):
+        config = self.write_config()
+        done = run([CHASKI, "plan", config, *MODEL, "--processes", "3"], check=False)
+        self.assert_one_error(done, 2, "parallel.global_batch is 8", "multiple")
+
+    def test_a_plan_needs_no_data(self):
+        config = self.directory / "plan.toml"
+        config.write_text(CONFIG.format(output="runs/none", data="nowhere.h5"))
+        shown = run([CHASKI, "plan", config, *MODEL, "--no-measure"]).stdout
+        self.assertIn("what if", shown)
+
+
+if __name__ == "__main__":
+    unittest.main()

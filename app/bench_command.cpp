@@ -7,6 +7,11 @@ void register_bench_command(CLI::App& app) {
       app.add_subcommand("bench", "Measure speed and memory, beside the machine's own ceilings");
   bench->require_subcommand(1);
   register_bench_train(*bench);
+  register_bench_gemm(*bench);
+  register_bench_ops(*bench);
+  register_bench_tokenize(*bench);
+  register_bench_checkpoint(*bench);
+  register_bench_allreduce(*bench);
 }
 
 }  // namespace chaski

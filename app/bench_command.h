@@ -4,10 +4,16 @@
 
 namespace chaski {
 
-// Adds the subcommand `bench`, with one subcommand of its own a benchmark.
+// Adds the subcommand `bench`, with one subcommand of its own a benchmark. Each measures the
+// ceilings that it compares with in the same run.
 void register_bench_command(CLI::App& app);
 
-// Adds `bench train`.
+// Add `bench train`, `bench gemm`, ….
 void register_bench_train(CLI::App& bench);
+void register_bench_gemm(CLI::App& bench);
+void register_bench_ops(CLI::App& bench);
+void register_bench_tokenize(CLI::App& bench);
+void register_bench_checkpoint(CLI::App& bench);
+void register_bench_allreduce(CLI::App& bench);
 
 }  // namespace chaski

@@ -6,10 +6,12 @@
 #include <random>
 
 #include "app/bench_command.h"
+#include "app/bench_report.h"
 #include "app/gemm_ceiling.h"
 #include "app/mpi_session.h"
 #include "app/process_memory.h"
 #include "app/step_engine.h"
+#include "app/step_profile.h"
 #include "kernels/cpu_isa.h"
 #include "kernels/matmul.h"
 #include "parallel/communicator.h"
@@ -27,6 +29,7 @@ struct BenchTrainOptions {
   int warmup_steps = 2;
   int threads = 0;
   bool recompute = false;
+  bool profile = false;
   bool json = false;
 };
 
@@ -50,12 +53,6 @@ struct RandomTokens {
   Buffer tokens;
   Buffer targets;
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
-}
 
 nlohmann::json memory_report(const Device& device) {
   nlohmann::json report;
@@ -123,6 +120,18 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   report["communication_wait_seconds_per_step"] = waited / options.steps;
   report["memory_bytes"] = memory_report(*device);
   report["peak_resident_bytes"] = peak_resident_bytes();
+  if (options.profile) {
+    const Profile profile;
+    ProfiledSteps profiled{engine_options.model, options.micro_batch * options.sequence_length,
+                           options.steps};
+    profiled.gemm_ceiling = ceiling;
+    profiled.seconds = timed([&] {
+      for (int i = 0; i < options.steps; ++i) {
+        engine.run(options.warmup_steps + options.steps + i, source, tokens_per_step, 1e-4, false);
+      }
+    });
+    report["profile"] = profile_report(profile, profiled);
+  }
   return report;
 }
 
@@ -156,17 +165,14 @@ void print_table(const nlohmann::json& report) {
   }
   line("memory, whole process, peak",
        fmt::format("{:.1f} MiB", report["peak_resident_bytes"].get<double>() / (1 << 20)));
+  if (report.contains("profile")) print_profile(report["profile"]);
 }
 
 void run_bench_train(const BenchTrainOptions& options) {
   Communicator communicator(mpi_session());
   const nlohmann::json report = measure(communicator, options);
   if (communicator.rank() != 0) return;
-  if (options.json) {
-    fmt::print("{}\n", report.dump(2));
-  } else {
-    print_table(report);
-  }
+  options.json ? print_json(report) : print_table(report);
 }
 
 }  // namespace
@@ -197,7 +203,9 @@ void register_bench_train(CLI::App& bench) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--recompute", options->recompute, "Keep only the blocks' inputs");
-  command->add_flag("--json", options->json, "One JSON object on standard output");
+  command->add_flag("--profile", options->profile,
+                    "Run as many steps again and print where their time goes");
+  add_json_option(*command, options->json);
   command->callback([options] { run_bench_train(*options); });
 }
 

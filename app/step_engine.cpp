@@ -4,9 +4,21 @@
 #include <cmath>
 #include <fmt/core.h>
 
+#include "kernels/profile.h"
 #include "optim/gradient_norm.h"
 
 namespace chaski {
+namespace {
+
+constexpr const char* kReductionOp = "gradient_reduction";
+
+}  // namespace
+
+void StepEngine::Gate::gradients_ready(std::int64_t first, std::int64_t count) {
+  if (target == nullptr) return;
+  const ProfileScope scope(kReductionOp);
+  target->gradients_ready(first, count);
+}
 
 StepEngine::StepEngine(Communicator& communicator, Device& device, const StepEngineOptions& options)
     : communicator_(communicator),
@@ -57,9 +69,13 @@ StepOutcome StepEngine::run_open_step(const BatchSource& source, std::int64_t ta
                                       bool stop_requested) {
   stage_->parameters().zero_gradients();
   const PipelineResult result = executor_->run_step(source, 1.0f / static_cast<float>(targets));
-  reducer_->finish();
+  {
+    const ProfileScope scope(kReductionOp);
+    reducer_->finish();
+  }
   // The replicas of a stage hold the same sums now; one of them speaks for it.
   const double squares = slot_.replica == 0 ? gradient_sum_of_squares(stage_->parameters()) : 0.0;
+  const ProfileScope scope("agreement");
   std::array<double, 3> sums{result.loss_sum, static_cast<double>(result.num_targets), squares};
   communicator_.all_reduce_sum(std::span<double>(sums));
   StepOutcome outcome;

@@ -67,9 +67,7 @@ class StepEngine {
   // Passes on what a backward pass announces, unless switched off.
   class Gate : public GradientListener {
    public:
-    void gradients_ready(std::int64_t first, std::int64_t count) override {
-      if (target != nullptr) target->gradients_ready(first, count);
-    }
+    void gradients_ready(std::int64_t first, std::int64_t count) override;
     GradientListener* target = nullptr;
   };
 

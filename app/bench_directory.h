@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+
+namespace chaski {
+
+// A folder of this process's own, removed with everything in it at the end of its life.
+class BenchDirectory {
+ public:
+  // Creates it in `parent`; empty: in the system's folder for temporary files. Throws
+  // std::invalid_argument when `parent` is no folder, std::runtime_error when it cannot be created.
+  explicit BenchDirectory(const std::string& parent);
+  ~BenchDirectory();
+  BenchDirectory(const BenchDirectory&) = delete;
+  BenchDirectory& operator=(const BenchDirectory&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace chaski

@@ -1,0 +1,165 @@
+#include <algorithm>
+#include <fmt/core.h>
+#include <memory>
+#include <stdexcept>
+#include <tuple>
+
+#include "app/bench_command.h"
+#include "app/bench_operands.h"
+#include "app/bench_report.h"
+#include "app/gemm_ceiling.h"
+#include "app/step_gemms.h"
+
+namespace chaski {
+namespace {
+
+struct BenchGemmOptions {
+  std::string preset = "llama-60m";
+  std::int64_t tokens = 2048;
+  std::int64_t vocab_size = 0;
+  int threads = 0;
+  BenchEffort effort;
+  bool json = false;
+};
+
+struct Product {
+  Transpose a = Transpose::no;
+  Transpose b = Transpose::no;
+  Accumulate accumulate = Accumulate::no;
+  std::vector<Shape> shapes;  // of a, b and the result
+};
+
+Product product_of(const StepGemm& gemm) {
+  const auto [m, n, k] = std::tuple(gemm.m, gemm.n, gemm.k);
+  switch (gemm.pass) {
+    case GemmPass::forward:
+      return {Transpose::no, Transpose::yes, Accumulate::no, {{m, k}, {n, k}, {m, n}}};
+    case GemmPass::input_gradient:
+      return {Transpose::no, Transpose::no, Accumulate::no, {{m, k}, {k, n}, {m, n}}};
+    case GemmPass::weight_gradient:
+      return {Transpose::yes, Transpose::no, Accumulate::yes, {{k, m}, {k, n}, {m, n}}};
+  }
+  throw std::logic_error("no such pass");
+}
+
+BenchSeries series_of(const StepGemm& gemm, const BenchOperands& operands) {
+  const Product product = product_of(gemm);
+  return {
+      gemm.name(), [product, sets = operands.carve(product.shapes)]() mutable {
+        const std::vector<Tensor>& x = sets.next();
+        return timed([&] { matmul(x[0], product.a, x[1], product.b, x[2], product.accumulate); });
+      }};
+}
+
+nlohmann::json report_of(const std::vector<StepGemm>& gemms,
+                         const std::vector<BenchSeries>& measured, double ceiling) {
+  double step_flops = 0.0;
+  double step_seconds = 0.0;
+  for (std::size_t i = 0; i < gemms.size(); ++i) {
+    const Spread spread = spread_of(measured[i].seconds);
+    step_flops += gemms[i].count * gemms[i].flops();
+    step_seconds += gemms[i].count * spread.median;
+    ceiling = std::max(ceiling, 1e-9 * gemms[i].flops() / spread.best);
+  }
+  nlohmann::json lines = nlohmann::json::array();
+  for (std::size_t i = 0; i < gemms.size(); ++i) {
+    const StepGemm& gemm = gemms[i];
+    const Spread spread = spread_of(measured[i].seconds);
+    nlohmann::json line = to_json(spread);
+    line["layer"] = gemm.layer;
+    line["pass"] = name_of(gemm.pass);
+    line["m"] = gemm.m;
+    line["n"] = gemm.n;
+    line["k"] = gemm.k;
+    line["per_step"] = gemm.count;
+    line["step_weight"] = gemm.count * gemm.flops() / step_flops;
+    line["gflops"] = 1e-9 * gemm.flops() / spread.median;
+    line["best_gflops"] = 1e-9 * gemm.flops() / spread.best;
+    line["share"] = line["gflops"].get<double>() / ceiling;
+    lines.push_back(line);
+  }
+  nlohmann::json report;
+  report["gemms"] = lines;
+  report["ceiling_gflops"] = ceiling;
+  report["step_gflop"] = 1e-9 * step_flops;
+  report["step_seconds"] = step_seconds;
+  report["step_gflops"] = 1e-9 * step_flops / step_seconds;
+  report["step_share"] = 1e-9 * step_flops / step_seconds / ceiling;
+  return report;
+}
+
+nlohmann::json run(const BenchGemmOptions& options) {
+  LlamaConfig config = llama_preset(options.preset);
+  if (options.vocab_size > 0) config.vocab_size = options.vocab_size;
+  const std::vector<StepGemm> gemms = step_gemms(config, options.tokens);
+  const auto device = Device::create_cpu(options.threads);
+  std::vector<std::vector<Shape>> shapes;
+  for (const StepGemm& gemm : gemms) shapes.push_back(product_of(gemm).shapes);
+  const BenchOperands operands(*device, shapes);
+  std::vector<BenchSeries> series;
+  for (const StepGemm& gemm : gemms) series.push_back(series_of(gemm, operands));
+
+  const double before = measure_gemm_ceiling(*device, options.effort.seconds);
+  measure(series, options.effort);
+  const double after = measure_gemm_ceiling(*device, options.effort.seconds);
+  nlohmann::json report = report_of(gemms, series, std::max(before, after));
+  report["benchmark"] = "gemm";
+  report["preset"] = options.preset;
+  report["tokens"] = options.tokens;
+  report["machine"] = describe_machine(device->num_threads());
+  return report;
+}
+
+void print_table(const nlohmann::json& report) {
+  fmt::print("products of a step of {} on {} tokens; {}\n\n", report["preset"].get<std::string>(),
+             report["tokens"].get<std::int64_t>(), machine_line(report["machine"]));
+  ReportTable table({"layer", "pass", "m", "n", "k", "a step", "weight", "median ms", "best ms",
+                     "worst ms", "GFLOP/s", "share"});
+  for (const nlohmann::json& line : report["gemms"]) {
+    const nlohmann::json& seconds = line["seconds"];
+    const auto milliseconds = [&](const char* key) {
+      return fmt::format("{:.2f}", 1e3 * seconds[key].get<double>());
+    };
+    const auto integer = [&](const char* key) {
+      return fmt::format("{}", line[key].get<std::int64_t>());
+    };
+    table.add({line["layer"].get<std::string>(), line["pass"].get<std::string>(), integer("m"),
+               integer("n"), integer("k"), fmt::format("{:g}", line["per_step"].get<double>()),
+               fmt::format("{:.3f}", line["step_weight"].get<double>()), milliseconds("median"),
+               milliseconds("best"), milliseconds("worst"),
+               fmt::format("{:.0f}", line["gflops"].get<double>()),
+               fmt::format("{:.3f}", line["share"].get<double>())});
+  }
+  table.print();
+  fmt::print(
+      "\nceiling (best in this run)  {:.0f} GFLOP/s\n"
+      "products of a whole step    {:.3f} s, {:.0f} GFLOP/s, {:.3f} of the ceiling\n",
+      report["ceiling_gflops"].get<double>(), report["step_seconds"].get<double>(),
+      report["step_gflops"].get<double>(), report["step_share"].get<double>());
+}
+
+}  // namespace
+
+void register_bench_gemm(CLI::App& bench) {
+  auto options = std::make_shared<BenchGemmOptions>();
+  CLI::App* command = bench.add_subcommand(
+      "gemm", "Every matrix product of a training step by shape, beside the best of the run");
+  command->add_option("--preset", options->preset, "Model shape")->capture_default_str();
+  command
+      ->add_option("--vocab-size", options->vocab_size, "Instead of the preset's; 0: the preset's")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--tokens", options->tokens, "Of a micro-batch")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "CPU threads; 0: all cores")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  options->effort.add_to(*command);
+  add_json_option(*command, options->json);
+  command->callback([options] {
+    const nlohmann::json report = run(*options);
+    options->json ? print_json(report) : print_table(report);
+  });
+}
+
+}  // namespace chaski

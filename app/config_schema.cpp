@@ -189,8 +189,8 @@ std::vector<ConfigKey> data_keys() {
                         "from seed and epoch), or as they lie in the files"},
       {.name = "prefetch",
        .field = field<&TrainConfig::data, &DataConfig::prefetch>,
-       .documentation = "micro-batches read ahead by a thread of its own; 0: none",
-       .range = between(0, 4096),
+       .documentation = "micro-batches read ahead by a thread of its own",
+       .range = between(1, 4096),
        .synonyms = {"prefetch_factor"}},
   };
 }

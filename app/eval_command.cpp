@@ -137,14 +137,14 @@ void register_eval_command(CLI::App& app) {
   command
       ->add_option("--sequence-length", arguments->sequence_length,
                    "Tokens of a window; default: as in training")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1 << 30));
   command->add_option("--micro-batch", arguments->micro_batch, "Windows at a time")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   command->add_option("--max-tokens", arguments->max_tokens, "Only so many from the beginning")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1 << 30));
   command->add_option("--threads", arguments->threads, "CPU threads a process; 0: its share")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0, 4096))
       ->capture_default_str();
   command->add_flag("--json", arguments->json, "One JSON object on standard output");
   command->callback([arguments] { run_eval(*arguments); });

@@ -121,7 +121,7 @@ void register_generate_command(CLI::App& app) {
   command->add_option("--prompt-file", options->prompt_file, "File with the text to continue")
       ->excludes(prompt);
   command->add_option("--max-tokens", options->max_tokens, "Tokens to write")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   command
       ->add_option("--temperature", options->sampling.temperature,

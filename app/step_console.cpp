@@ -37,12 +37,12 @@ void StepConsole::step(const StepLine& line) {
     lines_since_header_ = 0;
   }
   ++lines_since_header_;
-  print(
-      fmt::format("{:>15} {:>9.4f} {:>9.2e} {:>9.3g} {:>9} {:>8} {:>9} {:>8}",
-                  fmt::format("{}/{}", line.step, line.total_steps), line.loss, line.lr,
-                  line.grad_norm, format_count(line.tokens_per_second), percent(line.ceiling_share),
-                  format_bytes(line.memory_bytes), format_duration(line.eta_seconds)),
-      nullptr);
+  print(fmt::format("{:>15} {:>9.4f} {:>9.2e} {:>9.3g} {:>9} {:>8} {:>9} {:>8}",
+                    fmt::format("{}/{}", line.step, line.total_steps), line.loss, line.lr,
+                    std::abs(line.grad_norm), format_count(line.tokens_per_second),
+                    percent(line.ceiling_share), format_bytes(line.memory_bytes),
+                    format_duration(line.eta_seconds)),
+        nullptr);
 }
 
 void StepConsole::validation(const ValidationLine& line) {

@@ -58,7 +58,7 @@ void register_train_command(CLI::App& app) {
   command
       ->add_option("--max-steps", options.max_steps,
                    "Save and end after so many steps of this call; the schedule stays as it is")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1 << 30));
   command->add_flag("--overfit-batch", options.overfit_batch,
                     "Every step trains on the first step's batch: its loss must fall towards 0");
   command->callback([arguments] { run_train(*arguments); });

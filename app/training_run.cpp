@@ -57,7 +57,7 @@ bool TrainingRun::advance(std::int64_t step) {
     validation = validate(updates);
   }
   record(step, outcome, elapsed.count(), learning_rate, validation);
-  if (config_.checkpoint.every > 0 && updates % config_.checkpoint.every == 0) save(updates);
+  if (config_.checkpoint.every > 0 && updates % config_.checkpoint.every == 0) try_save(updates);
   report_saves();
   if (outcome.verdict.stop && is_root()) {
     console_->note(fmt::format("asked to stop: saving step {} and ending", updates));
@@ -77,7 +77,7 @@ void TrainingRun::handle_nonfinite(std::int64_t step) {
     throw std::runtime_error(fmt::format(
         "{}{}\nhint: lower optimizer.lr, or resume from an earlier checkpoint; the step changed "
         "no weight",
-        shared, stop ? "" : fmt::format("; {} steps in a row were skipped", skipped_in_a_row_)));
+        shared, stop ? "" : fmt::format("; {} steps before it were skipped", skipped_in_a_row_ - 1)));
   }
   if (is_root()) console_->warning(message + "; the step is skipped");
 }
@@ -152,9 +152,36 @@ void TrainingRun::save(std::int64_t updates) {
   saved_step_ = updates;
 }
 
+void TrainingRun::try_save(std::int64_t updates) {
+  if (writer_ != nullptr) survive_failed_save([this] { writer_->wait(); });
+  survive_failed_save([&] { save(updates); });
+}
+
+void TrainingRun::survive_failed_save(const std::function<void()>& work) const {
+  try {
+    work();
+  } catch (const std::runtime_error& error) {
+    const std::string what = error.what();
+    const std::string text = what.substr(0, what.find('\n')) + "; training goes on";
+    if (is_root()) {
+      console_->warning(text);
+    } else {
+      const std::string line =
+          fmt::format("chaski: warning: rank {}: {}\n", communicator_.rank(), text);
+      std::fputs(line.c_str(), stderr);
+    }
+  }
+}
+
 void TrainingRun::report_saves() {
-  if (writer_ == nullptr || !is_root()) return;
+  if (writer_ == nullptr) return;
+  survive_failed_save([this] { writer_->check(); });
+  if (!is_root()) return;
   for (const SaveReport& report : writer_->take_reports()) {
+    if (report.directory_vanished) {
+      console_->warning(fmt::format("{} had vanished and was made again",
+                                    config_.checkpoint_directory().string()));
+    }
     console_->note(fmt::format("saved {} ({:.1f} MiB in {:.2f} s, training waited {:.2f} s)",
                                report.path, static_cast<double>(report.bytes) / (1 << 20),
                                report.total_seconds, report.stall_seconds));
@@ -162,7 +189,10 @@ void TrainingRun::report_saves() {
 }
 
 void TrainingRun::finish(std::int64_t updates) {
-  if (saved_step_ != updates) save(updates);
+  if (saved_step_ != updates) {
+    if (writer_ != nullptr) survive_failed_save([this] { writer_->wait(); });
+    save(updates);
+  }
   if (writer_ != nullptr) writer_->wait();
   report_saves();
   communicator_.barrier();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -60,6 +61,11 @@ class TrainingRun {
               const std::optional<EvaluationResult>& validation);
   EvaluationResult validate(std::int64_t updates);
   void save(std::int64_t updates);
+  // As save(), in mid-run: a failure is a warning, for the run has more to lose by ending, and the
+  // next save may work.
+  void try_save(std::int64_t updates);
+  // Runs what throws when a save has failed, and warns instead.
+  void survive_failed_save(const std::function<void()>& work) const;
   void report_saves();
   void finish(std::int64_t updates);
   CheckpointMetadata metadata(std::int64_t updates) const;

@@ -139,6 +139,13 @@ void TrainingRun::claim_output() {
     for (const SkippedCheckpoint& skipped : resolved.skipped) {
       fmt::print(stderr, "chaski: warning: skipped {}: {}\n", skipped.path, skipped.reason);
     }
+    if (!resolved.checkpoint && !resolved.skipped.empty()) {
+      throw std::runtime_error(
+          fmt::format("{} holds checkpoints, but none is intact\nhint: name another checkpoint by "
+                      "--resume PATH, "
+                      "or another directory by --set run.output=... to begin anew",
+                      directory));
+    }
     return resolved.checkpoint ? resolved.checkpoint->path : "";
   });
 }
@@ -270,8 +277,7 @@ void TrainingRun::print_start() const {
   line("device", fmt::format("CPU, {} threads a process, {}, {}", device_->num_threads(),
                              name_of(cpu_isa()), gemm_library()));
   line("GEMM", fmt::format("{:.0f} GFLOP/s measured, all processes together", gemm_ceiling_));
-  line("MPI", fmt::format("{}; {} processes", communicator_.runtime().description(),
-                          communicator_.size()));
+  line("MPI", communicator_.runtime().description());
   line("layout", fmt::format("{} replicas x {} stages; {} micro-batches of {} x {} tokens each",
                              layout_.num_replicas, layout_.num_stages, layout_.micro_batches,
                              config_.parallel.micro_batch, config_.data.sequence_length));

@@ -89,7 +89,7 @@ CheckpointListing find_in_directory(FileSystem& files, const std::string& path,
     try {
       return examine(files, path, verification);
     } catch (const std::runtime_error& error) {
-      throw std::runtime_error(fmt::format("{}: the checkpoint {}", path, error.what()));
+      throw std::runtime_error(fmt::format("{}: the checkpoint is damaged: {}", path, error.what()));
     }
   }
   const std::string nested = join_path(path, "checkpoints");

@@ -55,6 +55,8 @@ else
       ;;
   esac
 fi
+# An mpirun that lets a run save on Ctrl-C; it calls the one that comes next on the PATH.
+chaski_env_prepend "$chaski_env_root/scripts/bin"
 chaski_env_prepend "$chaski_env_root/build/release"
 export PATH
 

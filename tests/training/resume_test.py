@@ -1,11 +1,14 @@
 """Runs that are stopped, killed and gone on with are the runs that they would have been."""
 
+import pathlib
 import random
+import shutil
 import signal
+import subprocess
 import time
 import unittest
 
-from harness import TrainingCase, kill_all
+from harness import ENVIRONMENT, MPIRUN, TrainingCase, kill_all
 
 # The training part has about 540 sequences of 64 tokens: with 24 rows a step an epoch is 22 to 23 steps,
 # and 100 steps reach into the fifth.
@@ -76,6 +79,24 @@ class Resume(TrainingCase):
             self.train(name, "--resume", "auto", settings=SHORT_EPOCHS)
             self.assert_same_run(name, "whole")
 
+    def test_signals_to_the_wrapped_mpirun_save_and_end(self):
+        wrapper = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "bin" / "mpirun"
+        launcher = shutil.which(MPIRUN[0])
+        environment = dict(ENVIRONMENT, PATH=f"{pathlib.Path(launcher).parent}:{ENVIRONMENT['PATH']}")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            name = f"wrapped{number}"
+            command = self.command(name, settings=["schedule.steps=100000"])
+            process = subprocess.Popen([str(wrapper), *MPIRUN[1:], "-n", "2", *command], text=True,
+                                       env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.wait_for_step(process, name, 5)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=120)
+            self.assertEqual(process.returncode, 0, out + err)
+            last = self.metrics(name)[-1]["step"]
+            self.assertIn(f"ended at step {last}", out)
+            newest = (self.directory / name / "checkpoints" / "latest").read_text().strip()
+            self.assertEqual(newest, f"step-{last:08d}")
+
     def test_damaged_checkpoint_is_skipped(self):
         self.train("run", settings=SHORT_EPOCHS + ["checkpoint.keep=3"])
         checkpoints = sorted((self.directory / "run" / "checkpoints").glob("step-*"))
@@ -92,6 +113,14 @@ class Resume(TrainingCase):
         self.assertIn("step-00000090", done.stderr)
         self.assertIn("step 80", done.stdout)
         self.assertEqual(self.losses("run"), before)
+
+    def test_nothing_but_damaged_checkpoints_is_an_error(self):
+        self.train("run", "--max-steps", 2)
+        shard = next((self.directory / "run" / "checkpoints" / "step-00000002").glob("*.h5"))
+        shard.write_bytes(shard.read_bytes()[:-100])
+        done = self.train("run", "--resume", "auto", processes=2, check=False)
+        self.assert_one_error(done, 1, "none is intact")
+        self.assertEqual(len(self.metrics("run")), 2, "nothing was overwritten")
 
     def test_resume_of_nothing_begins_and_of_everything_ends(self):
         self.train("run", "--resume", "auto")

@@ -57,7 +57,7 @@ for what in "chaski 0." "commit " "compiler: " "instruction set: " "CUDA: " "MPI
   out_has "$what"
 done
 # Its libraries are found in an empty environment too.
-expect 0 env -i "$chaski" --version
+expect 0 env -i ${ASAN_OPTIONS:+ASAN_OPTIONS="$ASAN_OPTIONS"} "$chaski" --version
 
 expect 2 "$chaski" trian
 error_is "unknown command 'trian'"
@@ -94,7 +94,7 @@ error_is "--set optimizer.lr=-1: optimizer.lr is -1 but must be above 0"
 expect 2 "$chaski" train "$work/run.toml" --set model.num_heads=3
 error_is "--set model.num_heads=3: "
 # Without mpirun, and without what a shell sets up for MPI.
-expect 2 env -i "$chaski" train "$work/run.toml" --set run.output="$work/run"
+expect 2 env -i ${ASAN_OPTIONS:+ASAN_OPTIONS="$ASAN_OPTIONS"} "$chaski" train "$work/run.toml" --set run.output="$work/run"
 error_is "data.train names /nonexistent/corpus.h5: no such file"
 [ ! -e "$work/run" ] || fail "a refused run has made its output directory"
 

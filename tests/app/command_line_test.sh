@@ -40,7 +40,7 @@ error_is() {
 hint_has() { sed -n 2p "$work/err" | grep -qF -- "$1" || fail "$command_line: no hint '$1'"; }
 out_has() { grep -qF -- "$1" "$work/out" || fail "$command_line: '$1' is not in its output"; }
 
-commands="tokenizer tokenize train eval generate inspect export import bench"
+commands="tokenizer tokenize plan train eval generate inspect export import bench"
 
 expect 2 "$chaski"
 grep -q "train" "$work/err" || fail "no help without a command"

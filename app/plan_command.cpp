@@ -89,13 +89,13 @@ PlanningMachine examine_machine(const PlanArguments& arguments, const TrainConfi
   PlanningMachine machine;
   machine.cores = Device::create_cpu()->num_threads();
   machine.surroundings.token_file_bytes = size_of_token_files(config);
-  if (!arguments.no_measure) machine.rates = measure_rates(machine.cores, config);
   // Beside its tensors a training process takes what this one takes once it has done the same:
   // opened the data, prepared its products, run a step.
   const auto data = open_training_data(config);
   make_plan(config, num_processes, machine);
   warm_up(communicator, planned_threads(config, num_processes, machine.cores));
   machine.surroundings.process_base = resident_bytes();
+  if (!arguments.no_measure) machine.rates = measure_rates(machine.cores, config);
   return machine;
 }
 

@@ -25,8 +25,17 @@ namespace {
 // Where a value was given, as errors name it: "run.toml:7" or "--set optimizer.lr=0".
 using Origin = std::string;
 
+// On one line, whatever of the file's text or of the command line an error repeats.
+std::string one_line(std::string text) {
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return text;
+}
+
 [[noreturn]] void fail(const Origin& origin, const std::string& message, const std::string& hint) {
-  throw std::invalid_argument(origin + ": " + message + (hint.empty() ? "" : "\nhint: " + hint));
+  throw std::invalid_argument(one_line(origin + ": " + message) +
+                              (hint.empty() ? "" : "\nhint: " + one_line(hint)));
 }
 
 // A value, in an error's words.
@@ -55,8 +64,11 @@ void check_table_headers(std::string_view text, const std::string& source) {
     const std::size_t end = std::min(text.find('\n'), text.size());
     std::string_view line = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
-    const std::size_t begin = line.find_first_not_of(kBlank);
-    if (begin == std::string_view::npos || line[begin] != '[') continue;
+    // A byte-order mark and the blanks of other alphabets are blank to toml++, too.
+    const auto is_blank = [](char c) { return static_cast<signed char>(c) <= 0x20; };
+    const std::size_t begin = static_cast<std::size_t>(
+        std::find_if_not(line.begin(), line.end(), is_blank) - line.begin());
+    if (begin == line.size() || line[begin] != '[') continue;
     const bool array = line.substr(begin, 2) == "[[";
     const std::size_t name = line.find_first_not_of(kBlank, begin + (array ? 2 : 1));
     const char first = name == std::string_view::npos ? '\n' : line[name];
@@ -221,11 +233,9 @@ class ConfigReader {
     try {
       return documents_.emplace_back(toml::parse(text));
     } catch (const toml::parse_error& error) {
-      // It may quote a line's end.
-      std::string description(error.description());
-      std::replace(description.begin(), description.end(), '\n', ' ');
       fail(fmt::format("{}:{}", source, error.source().begin.line),
-           "not valid TOML: " + description, "strings stand in quotes, keys below their [table]");
+           "not valid TOML: " + std::string(error.description()),
+           "strings stand in quotes, keys below their [table]");
     }
   }
 

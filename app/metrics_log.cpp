@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <utility>
 
@@ -31,6 +32,11 @@ bool write_all(int file, std::string_view text) {
     text.remove_prefix(static_cast<std::size_t>(written));
   }
   return true;
+}
+
+// The descriptor, or -1.
+int open_for_lines(const std::filesystem::path& path) {
+  return ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 }
 
 void sync_directory(const std::filesystem::path& directory) {
@@ -93,12 +99,29 @@ void MetricsLog::drop_after(std::int64_t last_step) {
 }
 
 void MetricsLog::open() {
-  file_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  file_ = open_for_lines(path_);
   if (file_ < 0) fail(path_, "opened");
   size_ = ::lseek(file_, 0, SEEK_END);
 }
 
+void MetricsLog::follow_name() {
+  struct stat opened {};
+  struct stat named {};
+  if (::fstat(file_, &opened) == 0 && ::stat(path_.c_str(), &named) == 0 &&
+      opened.st_ino == named.st_ino && opened.st_dev == named.st_dev) {
+    return;
+  }
+  std::error_code ignored;
+  std::filesystem::create_directories(folder_of(path_), ignored);
+  const int file = open_for_lines(path_);
+  if (file < 0) return;  // the old file, wherever it is now, still takes lines
+  ::close(file_);
+  file_ = file;
+  size_ = ::lseek(file_, 0, SEEK_END);
+}
+
 void MetricsLog::write(const StepMetrics& metrics) {
+  follow_name();
   nlohmann::ordered_json entry = {
       {"step", metrics.step},      {"loss", metrics.loss},
       {"lr", metrics.lr},          {"grad_norm", metrics.grad_norm},

@@ -22,6 +22,7 @@ struct StepMetrics {
 // metrics.jsonl: one JSON object a line, handed to the operating system line by line. NaN and
 // infinity become null. A line that cannot be written (disk full) is left out with a warning on
 // standard error, once: training matters more than its log; nothing partial stays in the file.
+// A file that was renamed (log rotation) or has vanished is left alone, and a new one begun.
 class MetricsLog {
  public:
   // Opens the file, making its folder, and drops from it all entries of steps after `last_step`
@@ -38,6 +39,7 @@ class MetricsLog {
  private:
   void drop_after(std::int64_t last_step);
   void open();
+  void follow_name();
 
   std::filesystem::path path_;
   int file_ = -1;

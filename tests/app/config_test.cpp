@@ -339,6 +339,16 @@ TEST(ConfigErrors, NamelessTables) {
   }
 }
 
+TEST(ConfigErrors, WhatAnErrorRepeatsStaysOnItsLine) {
+  for (const std::string& error :
+       {error_of("[run]\nseed = tr\nue\n"), error_of_override("run.name=\"a\n"),
+        error_of_override("no\nkey"), error_of("[a\"\n")}) {
+    EXPECT_EQ(error.find('\n'), error.find("\nhint: ")) << error;
+  }
+  // A byte-order mark hid a nameless table from the check.
+  expect_begins(error_of("\xEF\xBB\xBF[{[{"), "run.toml:1: not valid TOML: no name follows '['");
+}
+
 TEST(ConfigErrors, MalformedOverrides) {
   for (const char* text : {"optimizer.lr", "lr=1", "=", "", "optimizer=3"}) {
     expect_begins(error_of_override(text), fmt::format("--set {}: this is not of the form", text));

@@ -147,6 +147,21 @@ TEST_F(MetricsLogTest, AFullDiskLosesLinesButNothingElse) {
   EXPECT_EQ(entries().size(), 21u);
 }
 
+TEST_F(MetricsLogTest, ARotatedOrVanishedFileIsFollowedByANewOne) {
+  MetricsLog log(path_, 0);
+  log.write(at(1));
+  const auto rotated = path_.string() + ".1";
+  std::filesystem::rename(path_, rotated);
+  log.write(at(2));
+  log.write(at(3));
+  EXPECT_EQ(entries().size(), 2u);
+  EXPECT_EQ(entries()[0]["step"], 2);
+  std::filesystem::remove_all(path_.parent_path());
+  log.write(at(4));
+  ASSERT_EQ(entries().size(), 1u);
+  EXPECT_EQ(entries()[0]["step"], 4);
+}
+
 TEST_F(MetricsLogTest, AFileThatCannotBeOpenedIsAnError) {
   put("x");
   EXPECT_THROW(MetricsLog(path_ / "below-a-file" / "m.jsonl", 0), std::runtime_error);

@@ -95,6 +95,8 @@ Json describe_checkpoint(const std::string& path, bool verify) {
       {"replicas", metadata.replicas}, {"stages", metadata.stages}, {"threads", metadata.threads}};
   json["versions"] = metadata.versions;
   json["config"] = metadata.config_toml;
+  for (const SkippedCheckpoint& skipped : checkpoint.skipped())
+    json["skipped"].push_back({{"path", skipped.path}, {"reason", skipped.reason}});
   json["tensors"] = tensors_of(checkpoint);
   add_siblings(json, path, checkpoint.path());
   return json;

@@ -3,10 +3,16 @@
 #include <fmt/core.h>
 #include <stdexcept>
 
+#include "app/mpi_session.h"
+
 namespace chaski {
 
 std::unique_ptr<Stage> load_model(Device& device, const CheckpointReader& checkpoint,
                                   const StageOptions& options) {
+  for (const SkippedCheckpoint& skipped : checkpoint.skipped()) {
+    if (launched_rank() != 0) break;
+    fmt::print(stderr, "chaski: warning: skipped {}: {}\n", skipped.path, skipped.reason);
+  }
   const LlamaConfig& config = checkpoint.metadata().model;
   auto stage = std::make_unique<Stage>(device, config, stage_range(config, 0, 1), options);
   checkpoint.read_weights(stage->parameters());

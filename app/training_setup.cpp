@@ -152,7 +152,8 @@ void TrainingRun::claim_output() {
 
 void TrainingRun::create_model() {
   device_ = Device::create_cpu(threads_for_process(communicator_, config_.run.threads));
-  gemm_ceiling_ = measure_gemm_ceiling(*device_);
+  // On a device of its own, which takes its operands away again.
+  gemm_ceiling_ = measure_gemm_ceiling(*Device::create_cpu(device_->num_threads()));
   std::array<double, 1> total{gemm_ceiling_};
   communicator_.all_reduce_sum(std::span<double>(total));
   gemm_ceiling_ = total[0];

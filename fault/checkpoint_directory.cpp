@@ -42,7 +42,7 @@ void check_shard(FileSystem& files, const std::string& checkpoint, const ShardIn
 // Throws std::runtime_error with the reason when the checkpoint cannot be used.
 CheckpointListing examine(FileSystem& files, const std::string& path, Verification verification) {
   const CompletionMarker marker = read_marker(files, path);
-  CheckpointListing listing{path, marker.step, marker.generation, 0};
+  CheckpointListing listing{path, marker.step, marker.generation, 0, {}};
   for (const ShardInfo& shard : marker.shards) {
     check_shard(files, path, shard, verification);
     listing.bytes += shard.bytes;
@@ -76,7 +76,10 @@ bool holds_checkpoints(FileSystem& files, const std::string& path) {
 CheckpointListing newest_or_throw(FileSystem& files, const std::string& directory,
                                   Verification verification) {
   std::vector<SkippedCheckpoint> skipped;
-  if (auto listing = newest(files, directory, verification, skipped)) return *listing;
+  if (auto listing = newest(files, directory, verification, skipped)) {
+    listing->skipped = std::move(skipped);
+    return *listing;
+  }
   if (skipped.empty())
     throw std::invalid_argument(fmt::format("{}: holds no checkpoint", directory));
   throw std::runtime_error(fmt::format("{}: holds no usable checkpoint; {} {}", directory,
@@ -89,7 +92,8 @@ CheckpointListing find_in_directory(FileSystem& files, const std::string& path,
     try {
       return examine(files, path, verification);
     } catch (const std::runtime_error& error) {
-      throw std::runtime_error(fmt::format("{}: the checkpoint is damaged: {}", path, error.what()));
+      throw std::runtime_error(
+          fmt::format("{}: the checkpoint is damaged: {}", path, error.what()));
     }
   }
   const std::string nested = join_path(path, "checkpoints");

@@ -9,16 +9,18 @@
 
 namespace chaski {
 
+struct SkippedCheckpoint {
+  std::string path;
+  std::string reason;  // one line
+};
 // A checkpoint directory whose completion marker is readable.
 struct CheckpointListing {
   std::string path;
   std::int64_t step = 0;
   std::int64_t generation = 0;  // counts the saves of a run: the order in time, whatever the clock
   std::uint64_t bytes = 0;      // of all shards
-};
-struct SkippedCheckpoint {
-  std::string path;
-  std::string reason;  // one line
+  // Newer ones that were passed over, where this one was looked for as the newest intact.
+  std::vector<SkippedCheckpoint> skipped;
 };
 struct FoundCheckpoints {
   std::vector<CheckpointListing> complete;  // newest first

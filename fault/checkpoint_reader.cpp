@@ -88,6 +88,10 @@ CheckpointReader::CheckpointReader(const std::string& path, Verification verific
 
 CheckpointReader::~CheckpointReader() = default;
 
+const std::vector<SkippedCheckpoint>& CheckpointReader::skipped() const {
+  return implementation_->listing.skipped;
+}
+
 const std::string& CheckpointReader::path() const {
   return implementation_->listing.path;
 }

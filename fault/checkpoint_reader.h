@@ -41,6 +41,8 @@ class CheckpointReader {
   CheckpointReader& operator=(const CheckpointReader&) = delete;
 
   const std::string& path() const;  // of the checkpoint directory
+  // Newer ones that were incomplete or damaged, where `path` named a run.
+  const std::vector<SkippedCheckpoint>& skipped() const;
   const CheckpointMetadata& metadata() const;
   const std::vector<StoredTensor>& tensors() const;  // sorted by name
 

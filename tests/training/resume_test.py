@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from harness import ENVIRONMENT, MPIRUN, TrainingCase, kill_all
+from harness import CHASKI, ENVIRONMENT, MPIRUN, TrainingCase, kill_all, run
 
 # The training part has about 540 sequences of 64 tokens: with 24 rows a step an epoch is 22 to 23 steps,
 # and 100 steps reach into the fifth.
@@ -113,6 +113,15 @@ class Resume(TrainingCase):
         self.assertIn("step-00000090", done.stderr)
         self.assertIn("step 80", done.stdout)
         self.assertEqual(self.losses("run"), before)
+
+    def test_readers_of_a_run_say_which_checkpoints_they_passed_over(self):
+        self.train("run", "--max-steps", 4, settings=["checkpoint.every=2"])
+        shard = next((self.directory / "run" / "checkpoints" / "step-00000004").glob("*.h5"))
+        shard.write_bytes(shard.read_bytes()[:-100])
+        done = run([CHASKI, "eval", "--checkpoint", self.directory / "run", "--data", self.workplace.data])
+        self.assertIn("skipped", done.stderr)
+        self.assertIn("step-00000004", done.stderr)
+        self.assertIn("step-00000002 (step 2)", done.stdout)
 
     def test_nothing_but_damaged_checkpoints_is_an_error(self):
         self.train("run", "--max-steps", 2)

@@ -1,5 +1,6 @@
 #include "app/plan.h"
 
+#include <cstdlib>
 #include <gtest/gtest.h>
 #include <map>
 
@@ -97,6 +98,8 @@ TEST(Plan, SnapshotStandsOnTheFirstReplicaOnly) {
 
 // With every operation at its own rate.
 TEST(Plan, TimeFollowsFromTheRates) {
+  // It would decide the threads instead of the share of the cores.
+  unsetenv("OMP_NUM_THREADS");
   const PlanningMachine machine = machine_with_rates();
   const TrainingPlan plan = make_plan(small_config(), 1, machine);
   const Work work = plan.work();

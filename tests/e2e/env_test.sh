@@ -18,7 +18,7 @@ for shell in bash zsh sh dash; do
   if [[ -d $root/.deps/openmpi/bin ]]; then own_mpi=$root/.deps/openmpi/bin:; fi
   own_cmake=
   if [[ -d $root/.deps/cmake/bin ]]; then own_cmake=$root/.deps/cmake/bin:; fi
-  expected="$root/build/release:$own_mpi$own_cmake/usr/bin:/bin"$'\n'"0"$'\n'"HOME set"
+  expected="$root/build/release:$root/scripts/bin:$own_mpi$own_cmake/usr/bin:/bin"$'\n'"0"$'\n'"HOME set"
   if [[ $found == "$expected" ]]; then
     echo "ok: $shell"
   else

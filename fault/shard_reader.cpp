@@ -14,8 +14,11 @@ constexpr int kMaxDepth = 8;  // of groups in groups
 constexpr std::size_t kMaxTensors = 1'000'000;
 constexpr std::size_t kMaxNameBytes = 1024;
 
-[[noreturn]] void fail(const Hdf5File& file, const std::string& name, const std::string& reason) {
+[[noreturn]] void fail(const Hdf5File& file, std::string name, const std::string& reason) {
   file.check();
+  // A damaged name may hold anything; an error is one line.
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return c < ' '; }, '?');
   throw std::runtime_error(fmt::format("{}: /{}: {}", file.path(), name, reason));
 }
 

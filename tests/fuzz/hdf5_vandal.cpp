@@ -110,11 +110,16 @@ void Hdf5Vandal::change_attribute(Id object) {
 
 void Hdf5Vandal::overwrite_attribute(Id attribute) {
   const hid_t type = H5Aget_type(attribute);
+  const hid_t space = H5Aget_space(attribute);
+  // An earlier change may have made it an array.
+  const auto points =
+      static_cast<std::size_t>(std::max<hssize_t>(1, H5Sget_simple_extent_npoints(space)));
+  H5Sclose(space);
   if (H5Tget_class(type) == H5T_INTEGER) {
-    const std::int64_t number = extreme_number();
-    H5Awrite(attribute, H5T_NATIVE_INT64, &number);
+    const std::vector<std::int64_t> numbers(points, extreme_number());
+    H5Awrite(attribute, H5T_NATIVE_INT64, numbers.data());
   } else if (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0) {
-    std::vector<char> value(H5Tget_size(type));
+    std::vector<char> value(points * H5Tget_size(type));
     H5Aread(attribute, type, value.data());
     const std::size_t size = value.size();
     value = bytes_.mutate(value);

@@ -164,7 +164,11 @@ def descendants(pid):
     """Of a process, by /proc; mpirun gives its processes groups of their own."""
     found = []
     for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
+        try:
+            children = task.read_text().split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # the thread has ended meanwhile
+        for child in children:
             found += [int(child), *descendants(int(child))]
     return found
 

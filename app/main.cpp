@@ -107,6 +107,7 @@ int run(int argc, char** argv) {
   app.failure_message(CLI::FailureMessage::simple);
   register_commands(app);
   if (argc == 1) {
+    let_first_process_speak();
     if (launched_rank() == 0) fmt::print(stderr, "{}", app.help());
     return kWrongInput;
   }

@@ -73,7 +73,12 @@ void print_error(const ProgramError& error) {
   std::fflush(stderr);
 }
 
+void let_first_process_speak() {
+  if (launched_rank() > 0) std::this_thread::sleep_for(kSharedErrorLimit);
+}
+
 int report_shared_error(const ProgramError& error) {
+  let_first_process_speak();
   if (launched_rank() == 0) print_error(error);
   return error.exit_code;
 }
@@ -81,9 +86,7 @@ int report_shared_error(const ProgramError& error) {
 int report_error(const ProgramError& error) {
   MpiRuntime* mpi = started_mpi_session();
   if (!mpi) {
-    // The launcher ends all processes when one leaves with an error: if rank 0 has it too, the
-    // others do not live to print it.
-    if (launched_rank() > 0) std::this_thread::sleep_for(kSharedErrorLimit);
+    let_first_process_speak();
     print_error(error);
     return error.exit_code;
   }

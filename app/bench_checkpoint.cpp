@@ -5,41 +5,21 @@
 #include "app/bench_command.h"
 #include "app/bench_directory.h"
 #include "app/bench_report.h"
+#include "app/bench_training.h"
 #include "app/human_format.h"
+#include "app/mpi_session.h"
 #include "fault/checkpoint_reader.h"
 #include "fault/checkpoint_writer.h"
 #include "kernels/elementwise.h"
-#include "model/stage.h"
-#include "optim/adamw.h"
 
 namespace chaski {
 namespace {
 
 struct BenchCheckpointOptions {
-  std::string preset = "llama-60m";
-  std::int64_t vocab_size = 0;
+  BenchTrainingOptions training;
   std::string directory;
-  int threads = 0;
   int repetitions = 5;
   bool json = false;
-};
-
-// The weights and the two moments of a model, each with numbers of its own.
-struct TrainingState {
-  TrainingState(Device& device, const LlamaConfig& config)
-      : stage(device, config, stage_range(config, 0, 1), {.training = false}),
-        optimizer(make_adamw(device, stage.parameters(), {})),
-        moments(optimizer->state()) {
-    stage.initialize(1);
-    // Memory that was never written is not there: copying it would look too fast.
-    for (std::size_t i = 0; i < moments.size(); ++i) {
-      copy(stage.parameters()[static_cast<std::int64_t>(i / 2)].value, moments[i].tensor);
-    }
-  }
-
-  Stage stage;
-  std::unique_ptr<Optimizer> optimizer;
-  std::vector<NamedTensor> moments;
 };
 
 constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
@@ -68,18 +48,20 @@ struct Measured {
   std::vector<double> copy, plain_copy;
   std::vector<double> write, plain_write;
   std::vector<double> read, plain_read;
-  std::vector<double> stall, stall_share, save;
+  std::vector<double> step;                 // undisturbed
+  std::vector<double> save, stall, longer;  // beside training
 };
 
 class CheckpointBenchmark {
  public:
-  explicit CheckpointBenchmark(const BenchCheckpointOptions& options)
+  CheckpointBenchmark(Communicator& communicator, const BenchCheckpointOptions& options)
       : options_(options),
-        config_(config_of(options)),
         directory_(options.directory),
-        device_(Device::create_cpu(options.threads)),
-        state_(*device_, config_),
-        bytes_(snapshot_bytes_of(state_.stage.parameters(), state_.moments)),
+        device_(Device::create_cpu(options.training.threads)),
+        training_(communicator, *device_, options.training),
+        weights_(training_.engine().stage().parameters()),
+        moments_(training_.engine().optimizer().state()),
+        bytes_(checkpoint_bytes_of(weights_, moments_)),
         source_(allocate()),
         target_(allocate()) {
     fill(source_.tensor(), 1.5f);
@@ -91,21 +73,19 @@ class CheckpointBenchmark {
     writer_options.keep = 1;
     writer_options.copy_threads = device_->num_threads();
     CheckpointWriter writer(directory_.file("checkpoints"), writer_options);
-    writer.prepare(state_.stage.parameters(), state_.moments);
-    writer.wait();
+    training_.engine().set_before_update([&] { writer.before_update(); });
+    for (int i = 0; i < kWarmUpSteps; ++i) training_.step();
     for (int i = 0; i < options_.repetitions; ++i) {
       measure_plain();
-      measure_save(writer, i + 1);
+      measure_save(writer);
+      measure_save_beside_training(writer);
     }
     return report();
   }
 
  private:
-  static LlamaConfig config_of(const BenchCheckpointOptions& options) {
-    LlamaConfig config = llama_preset(options.preset);
-    if (options.vocab_size > 0) config.vocab_size = options.vocab_size;
-    return config;
-  }
+  static constexpr int kWarmUpSteps = 2;
+  static constexpr int kUndisturbedSteps = 3;
 
   Buffer allocate() {
     return device_->allocate(DType::f32, {bytes_ / static_cast<std::int64_t>(sizeof(float))},
@@ -120,26 +100,53 @@ class CheckpointBenchmark {
     posix_file_system().remove_file(path);
   }
 
-  void measure_save(CheckpointWriter& writer, std::int64_t step) {
-    CheckpointMetadata metadata;
-    metadata.step = step;
-    metadata.model = config_;
-    metadata.optimizer_name = state_.optimizer->name();
-    metadata.precision = {{"weights", "f32"}, {"moments", "f32"}};
-    writer.save(metadata, state_.stage.parameters(), state_.moments);
+  SaveReport finished(CheckpointWriter& writer) {
     writer.wait();
     const SaveReport saved = writer.take_reports().back();
     file_bytes_ = saved.bytes;
+    return saved;
+  }
+
+  void start_save(CheckpointWriter& writer) {
+    CheckpointMetadata metadata;
+    metadata.step = ++saves_;
+    metadata.model = training_.model();
+    metadata.optimizer_name = training_.engine().optimizer().name();
+    metadata.precision = {{"weights", "f32"}, {"moments", "f32"}};
+    writer.save(metadata, weights_, moments_);
+  }
+
+  // The worst that can happen: an update that comes at once, so that all is copied first.
+  void measure_save(CheckpointWriter& writer) {
+    start_save(writer);
+    writer.before_update();
+    const SaveReport saved = finished(writer);
     measured_.copy.push_back(saved.copy_seconds);
     measured_.write.push_back(saved.total_seconds - saved.stall_seconds);
-    measured_.stall.push_back(saved.stall_seconds);
-    measured_.save.push_back(saved.total_seconds);
-    measured_.stall_share.push_back(saved.stall_seconds / saved.total_seconds);
     measured_.read.push_back(timed([&] {
       const CheckpointReader reader(saved.path, Verification::sizes);
-      reader.read_weights(state_.stage.parameters());
-      reader.read_optimizer(state_.optimizer->name(), state_.moments);
+      reader.read_weights(weights_);
+      reader.read_optimizer(training_.engine().optimizer().name(), moments_);
     }));
+  }
+
+  void measure_save_beside_training(CheckpointWriter& writer) {
+    for (int i = 0; i < kUndisturbedSteps; ++i) {
+      measured_.step.push_back(timed([&] { training_.step(); }));
+    }
+    start_save(writer);
+    int steps = 0;
+    const double seconds = timed([&] {
+      do {
+        training_.step();
+        ++steps;
+      } while (writer.busy());
+    });
+    const SaveReport saved = finished(writer);
+    measured_.save.push_back(saved.total_seconds);
+    measured_.stall.push_back(saved.stall_seconds);
+    measured_.longer.push_back(seconds - steps * median(measured_.step));
+    copied_bytes_ = std::max(copied_bytes_, saved.copied_bytes);
   }
 
   nlohmann::json line(const char* part, const std::vector<double>& seconds,
@@ -160,33 +167,39 @@ class CheckpointBenchmark {
   nlohmann::json report() const {
     nlohmann::json report;
     report["benchmark"] = "checkpoint";
-    report["preset"] = options_.preset;
+    report["preset"] = options_.training.preset;
     report["state_bytes"] = bytes_;
     report["file_bytes"] = file_bytes_;
     report["threads"] = device_->num_threads();
-    report["lines"] = {line("snapshot", measured_.copy, measured_.plain_copy),
+    report["lines"] = {line("copy", measured_.copy, measured_.plain_copy),
                        line("write", measured_.write, measured_.plain_write),
                        line("read back", measured_.read, measured_.plain_read)};
-    report["stall"] = to_json(spread_of(measured_.stall));
+    report["step"] = to_json(spread_of(measured_.step));
     report["save"] = to_json(spread_of(measured_.save));
-    report["stall_share"] = median(measured_.stall_share);
+    report["stall"] = to_json(spread_of(measured_.stall));
+    report["stall_share"] = median(measured_.stall) / median(measured_.save);
+    report["longer_steps"] = to_json(spread_of(measured_.longer));
+    report["copied_bytes"] = copied_bytes_;
     return report;
   }
 
   const BenchCheckpointOptions& options_;
-  LlamaConfig config_;
   BenchDirectory directory_;
   std::unique_ptr<Device> device_;
-  TrainingState state_;
+  BenchTraining training_;
+  ParameterSet& weights_;
+  std::vector<NamedTensor> moments_;
   std::int64_t bytes_;
   Buffer source_;
   Buffer target_;
+  std::int64_t saves_ = 0;
   std::uint64_t file_bytes_ = 0;
+  std::int64_t copied_bytes_ = 0;
   Measured measured_;
 };
 
 void print_table(const nlohmann::json& report) {
-  fmt::print("checkpoint of {}: weights and two moments, {}; {} threads copy\n\n",
+  fmt::print("checkpoint of {}: weights and two moments, {}; {} threads\n\n",
              report["preset"].get<std::string>(),
              format_bytes(report["state_bytes"].get<std::int64_t>()), report["threads"].get<int>());
   ReportTable table({"part", "GB/s", "best GB/s", "median s", "best s", "worst s", "plain GB/s",
@@ -204,12 +217,19 @@ void print_table(const nlohmann::json& report) {
                fmt::format("{:.3f}", line["share"].get<double>())});
   }
   table.print();
+  const auto seconds = [&](const char* what) {
+    return report[what]["seconds"]["median"].get<double>();
+  };
   fmt::print(
       "\nplain: a copy in memory; a file written front to back with fsync; the same file read\n"
-      "training stalls {:.3f} s of a save of {:.3f} s: {:.1f} %\n",
-      report["stall"]["seconds"]["median"].get<double>(),
-      report["save"]["seconds"]["median"].get<double>(),
-      100.0 * report["stall_share"].get<double>());
+      "copy: what an update must wait for that comes as soon as the save has begun\n"
+      "beside training (steps of {:.3f} s): a save takes {:.3f} s, steps wait {:.4f} s for it: "
+      "{:.1f} %;\n"
+      "with the processor time and bandwidth that it takes they get {:.3f} s longer; at most {} "
+      "copied\n",
+      seconds("step"), seconds("save"), seconds("stall"),
+      100.0 * report["stall_share"].get<double>(), seconds("longer_steps"),
+      format_bytes(report["copied_bytes"].get<std::int64_t>()));
 }
 
 }  // namespace
@@ -218,21 +238,16 @@ void register_bench_checkpoint(CLI::App& bench) {
   auto options = std::make_shared<BenchCheckpointOptions>();
   CLI::App* command = bench.add_subcommand(
       "checkpoint", "Saving and reading back, beside plain copies and files of as many bytes");
-  command->add_option("--preset", options->preset, "Model shape")->capture_default_str();
-  command
-      ->add_option("--vocab-size", options->vocab_size, "Instead of the preset's; 0: the preset's")
-      ->check(CLI::NonNegativeNumber);
+  add_bench_training_options(*command, options->training);
   command->add_option("--dir", options->directory, "On the disk to measure; default: temporary")
       ->type_name("DIR");
-  command->add_option("--threads", options->threads, "That take the snapshot; 0: all cores")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
   command->add_option("--repetitions", options->repetitions, "Saves to measure")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   add_json_option(*command, options->json);
   command->callback([options] {
-    const nlohmann::json report = CheckpointBenchmark(*options).run();
+    Communicator communicator(mpi_session());
+    const nlohmann::json report = CheckpointBenchmark(communicator, *options).run();
     options->json ? print_json(report) : print_table(report);
   });
 }

@@ -7,6 +7,7 @@
 #include "app/bench_command.h"
 #include "app/bench_operands.h"
 #include "app/bench_report.h"
+#include "app/config.h"
 #include "app/gemm_ceiling.h"
 #include "app/step_gemms.h"
 
@@ -15,7 +16,7 @@ namespace {
 
 struct BenchGemmOptions {
   std::string preset = "llama-60m";
-  std::int64_t tokens = 2048;
+  std::int64_t tokens = kTokensPerPass;
   std::int64_t vocab_size = 0;
   int threads = 0;
   BenchEffort effort;
@@ -148,7 +149,7 @@ void register_bench_gemm(CLI::App& bench) {
   command
       ->add_option("--vocab-size", options->vocab_size, "Instead of the preset's; 0: the preset's")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--tokens", options->tokens, "Of a micro-batch")
+  command->add_option("--tokens", options->tokens, "Of a pass")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--threads", options->threads, "CPU threads; 0: all cores")

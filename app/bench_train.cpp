@@ -3,14 +3,13 @@
 #include <fmt/core.h>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <random>
 
 #include "app/bench_command.h"
 #include "app/bench_report.h"
+#include "app/bench_training.h"
 #include "app/gemm_ceiling.h"
 #include "app/mpi_session.h"
 #include "app/process_memory.h"
-#include "app/step_engine.h"
 #include "app/step_profile.h"
 #include "kernels/cpu_isa.h"
 #include "kernels/matmul.h"
@@ -20,38 +19,11 @@ namespace chaski {
 namespace {
 
 struct BenchTrainOptions {
-  std::string preset = "llama-60m";
-  std::int64_t micro_batch = 8;
-  std::int64_t sequence_length = 256;
-  int micro_batches = 1;
-  std::int64_t vocab_size = 0;
+  BenchTrainingOptions training;
   int steps = 10;
   int warmup_steps = 2;
-  int threads = 0;
-  bool recompute = false;
   bool profile = false;
   bool json = false;
-};
-
-// The same tokens every step: the work does not depend on them.
-struct RandomTokens {
-  RandomTokens(Device& device, const BenchTrainOptions& options, std::int64_t vocab_size)
-      : tokens(device.allocate(DType::i32, {options.micro_batch, options.sequence_length},
-                               MemoryCategory::activations)),
-        targets(device.allocate(DType::i32, {options.micro_batch, options.sequence_length},
-                                MemoryCategory::activations)) {
-    std::mt19937 generator(1);
-    for (const Buffer* buffer : {&tokens, &targets}) {
-      const Tensor& tensor = buffer->tensor();
-      for (std::int64_t i = 0; i < tensor.num_elements(); ++i) {
-        tensor.i32()[i] = static_cast<std::int32_t>(generator() % vocab_size);
-      }
-    }
-  }
-  MicroBatch batch() const { return {tokens.tensor(), targets.tensor(), {}}; }
-
-  Buffer tokens;
-  Buffer targets;
 };
 
 nlohmann::json memory_report(const Device& device) {
@@ -64,48 +36,34 @@ nlohmann::json memory_report(const Device& device) {
 }
 
 nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& options) {
-  const auto device = Device::create_cpu(options.threads);
+  const BenchTrainingOptions& chosen = options.training;
+  const auto device = Device::create_cpu(chosen.threads);
   const double ceiling = measure_gemm_ceiling(*device);
-  StepEngineOptions engine_options;
-  engine_options.model = llama_preset(options.preset);
-  if (options.vocab_size > 0) engine_options.model.vocab_size = options.vocab_size;
-  engine_options.model.max_position_embeddings =
-      std::max(engine_options.model.max_position_embeddings, options.sequence_length);
-  engine_options.num_replicas = communicator.size();
-  engine_options.micro_batches = options.micro_batches;
-  engine_options.micro_batch = options.micro_batch;
-  engine_options.sequence_length = options.sequence_length;
-  engine_options.policy = options.recompute ? ActivationPolicy::recompute : ActivationPolicy::exact;
-  StepEngine engine(communicator, *device, engine_options);
-  engine.stage().initialize(1);
-  const RandomTokens data(*device, options, engine_options.model.vocab_size);
-  const auto source = [&](int, int) { return data.batch(); };
-  const std::int64_t tokens_per_step =
-      options.micro_batch * options.sequence_length * options.micro_batches * communicator.size();
+  BenchTraining training(communicator, *device, chosen);
+  const LlamaConfig& model = training.model();
 
   std::vector<double> seconds;
   double waited = 0.0;
   for (int step = 0; step < options.warmup_steps + options.steps; ++step) {
     const auto start = std::chrono::steady_clock::now();
-    const StepOutcome outcome = engine.run(step, source, tokens_per_step, 1e-4, false);
+    const StepOutcome outcome = training.step();
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     if (step < options.warmup_steps) continue;
     seconds.push_back(elapsed.count());
     waited += outcome.communication_wait_seconds;
   }
   const auto [fastest, slowest] = std::minmax_element(seconds.begin(), seconds.end());
-  const double rate = static_cast<double>(tokens_per_step) / median(seconds);
-  const double gflops =
-      1e-9 * rate * engine_options.model.training_flops_per_token(options.sequence_length);
+  const double rate = static_cast<double>(training.tokens_per_step()) / median(seconds);
+  const double gflops = 1e-9 * rate * model.training_flops_per_token(chosen.sequence_length);
   const double job_ceiling = communicator.size() * ceiling;
   nlohmann::json report;
   report["benchmark"] = "train";
-  report["preset"] = options.preset;
-  report["parameters"] = engine_options.model.num_parameters();
-  report["micro_batch"] = options.micro_batch;
-  report["micro_batches"] = options.micro_batches;
-  report["sequence_length"] = options.sequence_length;
-  report["activations"] = options.recompute ? "recompute" : "exact";
+  report["preset"] = chosen.preset;
+  report["parameters"] = model.num_parameters();
+  report["micro_batch"] = chosen.micro_batch;
+  report["micro_batches"] = chosen.micro_batches;
+  report["sequence_length"] = chosen.sequence_length;
+  report["activations"] = chosen.recompute ? "recompute" : "exact";
   report["processes"] = communicator.size();
   report["threads_per_process"] = device->num_threads();
   report["instruction_set"] = name_of(cpu_isa());
@@ -122,13 +80,11 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   report["peak_resident_bytes"] = peak_resident_bytes();
   if (options.profile) {
     const Profile profile;
-    ProfiledSteps profiled{engine_options.model, options.micro_batch * options.sequence_length,
+    ProfiledSteps profiled{model, training.engine().rows_per_pass() * chosen.sequence_length,
                            options.steps};
     profiled.gemm_ceiling = ceiling;
     profiled.seconds = timed([&] {
-      for (int i = 0; i < options.steps; ++i) {
-        engine.run(options.warmup_steps + options.steps + i, source, tokens_per_step, 1e-4, false);
-      }
+      for (int i = 0; i < options.steps; ++i) training.step();
     });
     report["profile"] = profile_report(profile, profiled);
   }
@@ -181,16 +137,9 @@ void register_bench_train(CLI::App& bench) {
   auto options = std::make_shared<BenchTrainOptions>();
   CLI::App* command = bench.add_subcommand(
       "train", "Whole training steps on random tokens; under mpirun data-parallel");
-  command->add_option("--preset", options->preset, "Model shape")->capture_default_str();
-  command->add_option("--vocab-size", options->vocab_size,
-                      "Instead of the preset's; 0: the preset's");
-  command->add_option("--micro-batch", options->micro_batch, "Rows of a micro-batch")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--micro-batches", options->micro_batches, "Of a step, in each process")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--sequence-length", options->sequence_length, "Tokens of a row")
+  add_bench_training_options(*command, options->training);
+  command
+      ->add_option("--micro-batches", options->training.micro_batches, "Of a step, in each process")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--steps", options->steps, "Steps to measure")
@@ -199,10 +148,7 @@ void register_bench_train(CLI::App& bench) {
   command->add_option("--warmup-steps", options->warmup_steps, "Steps before measuring")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--threads", options->threads, "CPU threads of a process; 0: all cores")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_flag("--recompute", options->recompute, "Keep only the blocks' inputs");
+  command->add_flag("--recompute", options->training.recompute, "Keep only the blocks' inputs");
   command->add_flag("--profile", options->profile,
                     "Run as many steps again and print where their time goes");
   add_json_option(*command, options->json);

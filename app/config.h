@@ -124,10 +124,13 @@ struct LogConfig {
 enum class BackendChoice { automatic, cpu, cuda };
 enum class PrecisionChoice { automatic, fp32 };
 
+inline constexpr std::int64_t kTokensPerPass = 512;
+
 struct DeviceConfig {
   BackendChoice backend = BackendChoice::automatic;
   PrecisionChoice precision = PrecisionChoice::automatic;
   ActivationPolicy activations = ActivationPolicy::exact;
+  std::int64_t tokens_per_pass = kTokensPerPass;
 
   bool operator==(const DeviceConfig&) const = default;
 };
@@ -166,6 +169,20 @@ TrainConfig parse_config(std::string_view text, const std::string& source,
 // The complete config as TOML, each key with its documentation as a comment where `comments` is
 // set. parse_config(to_toml(c)) == c for every resolved c.
 std::string to_toml(const TrainConfig& config, bool comments = true);
+
+// A micro-batch goes through a model that is whole in one process in passes of some of its rows: so
+// few tokens that what a pass keeps for its backward pass is small, enough of them for products to
+// run at their full rate. The gradients add up to those of the micro-batch.
+struct Passes {
+  std::int64_t rows = 1;  // of a pass; the last may have fewer
+  int count = 1;          // in a micro-batch
+};
+// `tokens_per_pass` 0: one pass. A pipeline's stages always make one, because its messages are
+// whole micro-batches.
+Passes passes_of(std::int64_t micro_batch, std::int64_t sequence_length,
+                 std::int64_t tokens_per_pass, std::int64_t num_stages);
+
+Passes passes_of(const TrainConfig& config);
 
 // How a run is spread over processes.
 struct RunLayout {

@@ -170,6 +170,20 @@ void check_config(const TrainConfig& config) {
   check_device(config.device);
 }
 
+Passes passes_of(std::int64_t micro_batch, std::int64_t sequence_length,
+                 std::int64_t tokens_per_pass, std::int64_t num_stages) {
+  if (num_stages > 1 || tokens_per_pass == 0) return {micro_batch, 1};
+  const std::int64_t most =
+      std::clamp<std::int64_t>(tokens_per_pass / sequence_length, 1, micro_batch);
+  const std::int64_t count = (micro_batch + most - 1) / most;
+  return {(micro_batch + count - 1) / count, static_cast<int>(count)};
+}
+
+Passes passes_of(const TrainConfig& config) {
+  return passes_of(config.parallel.micro_batch, config.data.sequence_length,
+                   config.device.tokens_per_pass, config.parallel.pipeline);
+}
+
 RunLayout resolve_layout(const TrainConfig& config, std::int64_t num_processes) {
   const ParallelConfig& parallel = config.parallel;
   RunLayout layout;

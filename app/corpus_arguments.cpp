@@ -23,8 +23,7 @@ void CorpusArguments::add_to(CLI::App& command) {
       .add_option_function<std::string>(
           "--invalid-utf8",
           [this](const std::string& policy) {
-            options.invalid_utf8 =
-                policy == "replace" ? InvalidUtf8::replace : InvalidUtf8::error;
+            options.invalid_utf8 = policy == "replace" ? InvalidUtf8::replace : InvalidUtf8::error;
           },
           "Bytes that are no UTF-8: stop with an error, or replace them by U+FFFD")
       ->check(CLI::IsMember({"error", "replace"}))

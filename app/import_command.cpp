@@ -103,12 +103,15 @@ void run_import(const ImportArguments& arguments) {
   std::vector<TensorRecord> records;
   for (const WeightShape& weight : huggingface_weights(config)) {
     const SafetensorsEntry& entry = *reader.find(weight.name);
-    records.push_back({"weights/" + weight.name, DType::f32, weight.shape,
-                       [&reader, &entry, &values]() -> const void* {
-                         values.resize(static_cast<std::size_t>(entry.num_elements()));
-                         reader.read_f32(entry, values.data());
-                         return values.data();
-                       }});
+    records.push_back(
+        {"weights/" + weight.name, DType::f32, weight.shape,
+         [&reader, &entry, &values](std::int64_t offset, std::int64_t) -> const void* {
+           if (offset == 0) {
+             values.resize(static_cast<std::size_t>(entry.num_elements()));
+             reader.read_f32(entry, values.data());
+           }
+           return reinterpret_cast<const char*>(values.data()) + offset;
+         }});
   }
   write_checkpoint(arguments.out, make_metadata(config, *tokenizer), records);
   fmt::print("imported    {}: {} tensors\ncheckpoint  {}\n", arguments.directory, records.size(),

@@ -18,8 +18,8 @@ constexpr std::int64_t kMessageBuffers = 2;
 constexpr std::int64_t kWindow = 4;
 // The kernel maps this much of a cached file around an address that is touched for the first time.
 constexpr std::int64_t kFaultAround = 64 << 10;
-// fault/shard_writer.cpp reads a shard back in such pieces.
-constexpr std::int64_t kCheckpointPiece = std::int64_t{4} << 20;
+// Of fault/shard_writer.cpp: what it reads a shard back with, and a piece of a tensor.
+constexpr std::int64_t kCheckpointPiece = std::int64_t{5} << 20;
 
 // Elements of one message of a gradient reduction among `group` processes.
 std::int64_t segment_elements(std::int64_t group) {
@@ -65,7 +65,7 @@ RankMemory plan_stage(Device& device, const TrainConfig& config, const RunLayout
                       int stage) {
   const ParallelConfig& parallel = config.parallel;
   StageOptions options;
-  options.micro_batch = parallel.micro_batch;
+  options.micro_batch = passes_of(config).rows;
   options.sequence_length = config.data.sequence_length;
   options.policy = config.device.activations;
   options.micro_batches_in_flight =
@@ -99,7 +99,7 @@ std::int64_t RankMemory::device_bytes(MemoryCategory category) const {
 }
 
 std::int64_t RankMemory::total() const {
-  std::int64_t total = prefetch + snapshot + checkpoint_buffer + token_pages + process_base;
+  std::int64_t total = prefetch + checkpoint_buffer + token_pages + process_base;
   for (int i = 0; i < kNumMemoryCategories; ++i) {
     total += device_bytes(static_cast<MemoryCategory>(i));
   }
@@ -124,7 +124,7 @@ std::vector<RankMemory> plan_memory(Device& device, const TrainConfig& config, i
     if (slot.replica == 0) {
       memory.checkpoint_buffer = kCheckpointPiece;
       // Values and the optimizer's state.
-      if (config.checkpoint.async) memory.snapshot = state_bytes(memory.stage, 3);
+      if (config.checkpoint.async) memory.checkpoint_copy = state_bytes(memory.stage, 3);
     }
     memory.token_pages = touched_pages(config, layout.num_replicas, surroundings.token_file_bytes);
     memory.process_base = surroundings.process_base;

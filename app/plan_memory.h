@@ -21,10 +21,12 @@ struct RankMemory {
   std::int64_t token_batches = 0;  // of a step, on the device
   std::int64_t communication = 0;
   std::int64_t prefetch = 0;  // the loader's batches
-  std::int64_t snapshot = 0;  // of a checkpoint that is written while training goes on
   std::int64_t checkpoint_buffer = 0;
   std::int64_t token_pages = 0;   // of the mapped token files; the system may take them back
   std::int64_t process_base = 0;  // the program, its libraries, MPI and its threads
+  // At most, for the time of a save that has written nothing yet when the next update comes. Not
+  // part of total(): a save that is faster than a step needs none.
+  std::int64_t checkpoint_copy = 0;
 
   // As the device accounts for it once a step has run.
   std::int64_t device_bytes(MemoryCategory category) const;

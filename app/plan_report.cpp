@@ -11,7 +11,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Processes that hold the same: of one stage, with or without the checkpoint's snapshot.
+// Processes that hold the same: of one stage, with or without the checkpoint's buffers.
 struct RankGroup {
   int first = 0;
   int last = 0;
@@ -73,6 +73,11 @@ void print_memory(const TrainingPlan& plan) {
   fmt::print("{:<36}", "  total");
   for (const RankGroup& group : groups) {
     fmt::print("{:>14}", mebibytes(plan.ranks[static_cast<std::size_t>(group.first)].total()));
+  }
+  fmt::print("\n{:<36}", "  and while a slow disk takes a save");
+  for (const RankGroup& group : groups) {
+    fmt::print("{:>14}",
+               mebibytes(plan.ranks[static_cast<std::size_t>(group.first)].checkpoint_copy));
   }
   fmt::print("\n");
 }
@@ -143,6 +148,7 @@ Json rank_json(const TrainingPlan& plan, const RankMemory& rank) {
     (row.is_part ? activations : memory)[row.name] = row.bytes;
   }
   memory["total"] = rank.total();
+  memory["checkpoint copy, at most"] = rank.checkpoint_copy;
   Json phases;
   for (const WorkspacePhase& phase : rank.stage.phases) phases[phase.name] = phase.bytes;
   const Work work = plan_work(plan.config, rank).of_step(plan.layout.micro_batches);
@@ -199,7 +205,7 @@ std::vector<MemoryRow> memory_rows(const RankMemory& rank) {
     }
   }
   rows.push_back({"token batches", rank.token_batches + rank.prefetch});
-  rows.push_back({"checkpoint snapshot", rank.snapshot + rank.checkpoint_buffer});
+  rows.push_back({"checkpoint buffer", rank.checkpoint_buffer});
   rows.push_back({"token file pages", rank.token_pages});
   rows.push_back({"process base", rank.process_base});
   return rows;

@@ -61,7 +61,7 @@ double measure_linear(Device& device, const Linear& linear) {
 
 double measure_gemm(Device& device, const TrainConfig& config) {
   const LlamaConfig& model = config.model.llama;
-  const std::int64_t tokens = config.parallel.micro_batch * config.data.sequence_length;
+  const std::int64_t tokens = passes_of(config).rows * config.data.sequence_length;
   const std::int64_t hidden = model.hidden_size;
   const auto layers = static_cast<double>(model.num_layers);
   const std::int64_t chunk = std::min(tokens, HeadLoss{}.chunk);
@@ -87,8 +87,8 @@ double measure_gemm(Device& device, const TrainConfig& config) {
 
 void measure_attention(Device& device, const TrainConfig& config, MachineRates& rates) {
   const LlamaConfig& model = config.model.llama;
-  const AttentionShape shape{config.parallel.micro_batch, config.data.sequence_length,
-                             model.num_heads, model.num_kv_heads, model.head_dim};
+  const AttentionShape shape{passes_of(config).rows, config.data.sequence_length, model.num_heads,
+                             model.num_kv_heads, model.head_dim};
   const std::int64_t tokens = shape.num_tokens();
   Workspace::Frame frame(device);
   const Tensor qkv = frame.f32({tokens, shape.qkv_size()});

@@ -23,8 +23,8 @@ void print_error(const ProgramError& error);
 // all processes share is printed once and all leave with its exit code; an error of a few ends the
 // whole job. Returns the exit code for main, if at all.
 int report_error(const ProgramError& error);
-// The launcher ends all processes when one leaves with an error, so that what rank 0 has to say could
-// be lost: the others wait here for their end, or for 3 s where rank 0 has nothing to say.
+// The launcher ends all processes when one leaves with an error, so that what rank 0 has to say
+// could be lost: the others wait here for their end, or for 3 s where rank 0 has nothing to say.
 void let_first_process_speak();
 // For an error that every process is sure to have (the command line).
 int report_shared_error(const ProgramError& error);

@@ -1,5 +1,6 @@
 #include "app/step_engine.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <fmt/core.h>
@@ -22,11 +23,13 @@ void StepEngine::Gate::gradients_ready(std::int64_t first, std::int64_t count) {
 
 StepEngine::StepEngine(Communicator& communicator, Device& device, const StepEngineOptions& options)
     : communicator_(communicator),
+      passes_(passes_of(options.micro_batch, options.sequence_length, options.tokens_per_pass,
+                        options.num_stages)),
       gradient_clip_(options.gradient_clip),
       roster_(Roster::initial(options.num_replicas, options.num_stages, communicator.size())),
       slot_(roster_.slots_of(roster_.process_at(communicator.rank())).front()) {
   StageOptions stage_options;
-  stage_options.micro_batch = options.micro_batch;
+  stage_options.micro_batch = passes_.rows;
   stage_options.sequence_length = options.sequence_length;
   stage_options.policy = options.policy;
   stage_options.micro_batches_in_flight =
@@ -39,12 +42,23 @@ StepEngine::StepEngine(Communicator& communicator, Device& device, const StepEng
                                                slot_.stage, stage_->parameters(), options.reducer);
   gate_.target = reducer_.get();
   executor_ = std::make_unique<PipelineExecutor>(
-      communicator, roster_, options.schedule, options.micro_batches,
+      communicator, roster_, options.schedule, options.micro_batches * passes_.count,
       std::vector<HostedSlot>{{.slot = slot_, .stage = stage_.get(), .listener = &gate_}});
   transaction_ = std::make_unique<StepTransaction>(communicator, [this] {
     executor_->abort();
     reducer_->abort();
   });
+}
+
+BatchSource StepEngine::passes_from(const BatchSource& source) const {
+  if (passes_.count == 1) return source;
+  return [this, &source](int replica, int pass) {
+    const MicroBatch whole = source(replica, pass / passes_.count);
+    const std::int64_t first = pass % passes_.count * passes_.rows;
+    const std::int64_t count = std::min(passes_.rows, whole.tokens.dim(0) - first);
+    return MicroBatch{whole.tokens.rows(first, count), whole.targets.rows(first, count),
+                      whole.positions ? whole.positions.rows(first, count) : Tensor()};
+  };
 }
 
 StepOutcome StepEngine::run(std::int64_t step, const BatchSource& source, std::int64_t targets,
@@ -58,6 +72,7 @@ StepOutcome StepEngine::run(std::int64_t step, const BatchSource& source, std::i
     throw;
   }
   if (outcome.verdict.commit) {
+    before_update_();
     optimizer_->step({.step = step + 1,
                       .learning_rate = learning_rate,
                       .gradient_scale = clip_factor(outcome.gradient_norm, gradient_clip_)});
@@ -68,7 +83,8 @@ StepOutcome StepEngine::run(std::int64_t step, const BatchSource& source, std::i
 StepOutcome StepEngine::run_open_step(const BatchSource& source, std::int64_t targets,
                                       bool stop_requested) {
   stage_->parameters().zero_gradients();
-  const PipelineResult result = executor_->run_step(source, 1.0f / static_cast<float>(targets));
+  const PipelineResult result =
+      executor_->run_step(passes_from(source), 1.0f / static_cast<float>(targets));
   {
     const ProfileScope scope(kReductionOp);
     reducer_->finish();
@@ -93,7 +109,8 @@ StepOutcome StepEngine::run_open_step(const BatchSource& source, std::int64_t ta
 std::string StepEngine::locate_nonfinite(const BatchSource& source, std::int64_t targets) {
   gate_.target = nullptr;
   stage_->parameters().zero_gradients();
-  const PipelineResult result = executor_->run_step(source, 1.0f / static_cast<float>(targets));
+  const PipelineResult result =
+      executor_->run_step(passes_from(source), 1.0f / static_cast<float>(targets));
   gate_.target = reducer_.get();
   const NonFinite found = find_nonfinite_gradient(stage_->parameters());
   std::string finding;

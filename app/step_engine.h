@@ -1,9 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
+#include "app/config.h"
 #include "kernels/device.h"
 #include "model/llama_config.h"
 #include "model/stage.h"
@@ -25,6 +28,7 @@ struct StepEngineOptions {
   int micro_batches = 1;  // of a replica in a step
   std::int64_t micro_batch = 1;
   std::int64_t sequence_length = 1;
+  std::int64_t tokens_per_pass = kTokensPerPass;
   ActivationPolicy policy = ActivationPolicy::exact;
   ScheduleKind schedule = ScheduleKind::one_f_one_b;
   GradientReducerOptions reducer;
@@ -49,8 +53,12 @@ class StepEngine {
   Stage& stage() { return *stage_; }
   Optimizer& optimizer() { return *optimizer_; }
   PipelineExecutor& executor() { return *executor_; }
+  std::int64_t rows_per_pass() const { return passes_.rows; }  // of the executor's micro-batches
   const Roster& roster() const { return roster_; }
   Slot slot() const { return slot_; }
+
+  // Called whenever the weights and the optimizer's state are about to change.
+  void set_before_update(std::function<void()> callback) { before_update_ = std::move(callback); }
 
   // Runs the 0-based step: forward, backward, reduction, agreement, and, when all agree, the update
   // with `learning_rate`. Nothing changes unless verdict.commit. `targets` is the number of targets
@@ -73,8 +81,13 @@ class StepEngine {
 
   StepOutcome run_open_step(const BatchSource& source, std::int64_t targets, bool stop_requested);
 
+  // The executor's micro-batches are passes.
+  BatchSource passes_from(const BatchSource& source) const;
+
   Communicator& communicator_;
+  Passes passes_;
   double gradient_clip_;
+  std::function<void()> before_update_ = [] {};
   Roster roster_;
   Slot slot_;
   std::unique_ptr<Stage> stage_;

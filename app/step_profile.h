@@ -10,7 +10,7 @@ namespace chaski {
 // The profiled steps, and what they are compared with.
 struct ProfiledSteps {
   LlamaConfig model;
-  std::int64_t tokens = 0;  // of a micro-batch
+  std::int64_t tokens = 0;  // of a pass
   int steps = 0;
   double seconds = 0.0;       // of all of them
   double gemm_ceiling = 0.0;  // GFLOP/s

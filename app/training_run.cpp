@@ -77,7 +77,8 @@ void TrainingRun::handle_nonfinite(std::int64_t step) {
     throw std::runtime_error(fmt::format(
         "{}{}\nhint: lower optimizer.lr, or resume from an earlier checkpoint; the step changed "
         "no weight",
-        shared, stop ? "" : fmt::format("; {} steps before it were skipped", skipped_in_a_row_ - 1)));
+        shared,
+        stop ? "" : fmt::format("; {} steps before it were skipped", skipped_in_a_row_ - 1)));
   }
   if (is_root()) console_->warning(message + "; the step is skipped");
 }
@@ -127,8 +128,8 @@ void TrainingRun::record(std::int64_t step, const StepOutcome& outcome, double s
 EvaluationResult TrainingRun::validate(std::int64_t updates) {
   const auto start = std::chrono::steady_clock::now();
   const EvaluationSetting setting{
-      communicator_, engine_->executor(),          engine_->roster(),           engine_->slot(),
-      batches_[0],   config_.parallel.micro_batch, config_.data.sequence_length};
+      communicator_, engine_->executor(),      engine_->roster(),           engine_->slot(),
+      batches_[0],   engine_->rows_per_pass(), config_.data.sequence_length};
   const EvaluationResult result =
       evaluate(setting, validation_data_, config_.evaluation.tokens, nullptr);
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;

@@ -165,6 +165,7 @@ void TrainingRun::create_model() {
   options.micro_batches = static_cast<int>(layout_.micro_batches);
   options.micro_batch = config_.parallel.micro_batch;
   options.sequence_length = config_.data.sequence_length;
+  options.tokens_per_pass = config_.device.tokens_per_pass;
   options.policy = config_.device.activations;
   options.schedule = config_.parallel.schedule;
   options.reducer.bucket_bytes = static_cast<std::int64_t>(config_.parallel.bucket_mb * (1 << 20));
@@ -241,7 +242,7 @@ void TrainingRun::open_outputs() {
     options.shard = engine_->slot().stage;
     options.num_shards = static_cast<int>(layout_.num_stages);
     writer_ = std::make_unique<CheckpointWriter>(config_.checkpoint_directory().string(), options);
-    writer_->prepare(engine_->stage().parameters(), engine_->optimizer().state());
+    engine_->set_before_update([this] { writer_->before_update(); });
   }
 }
 

@@ -12,8 +12,8 @@
 #include <thread>
 
 #include "fault/checkpoint_commit.h"
+#include "fault/frozen_tensors.h"
 #include "fault/shard.h"
-#include "fault/snapshot.h"
 
 namespace chaski {
 namespace {
@@ -56,14 +56,14 @@ struct CheckpointWriter::Implementation {
   std::string directory;
   CheckpointWriterOptions options;
   FileSystem& files;
-  Snapshot snapshot;
+  std::unique_ptr<FrozenTensors> frozen;  // of the save in flight
   std::thread thread;
   std::atomic<bool> busy{false};
   std::exception_ptr error;
   std::mutex mutex;  // of the reports
   std::vector<SaveReport> reports;
 
-  // Everything after the snapshot. Runs in the thread, or in the caller's when not async.
+  // Runs in the thread, or in the caller's when not async.
   std::string write(const CheckpointMetadata& metadata, const std::vector<TensorRecord>& records,
                     std::uint64_t& bytes) {
     create_directories(files, directory);
@@ -100,15 +100,27 @@ struct CheckpointWriter::Implementation {
       report.directory_vanished = !files.status(directory);
       report.path = write(metadata, records, report.bytes);
       report.total_seconds = seconds_since(start);
-      if (!options.async) report.stall_seconds = report.total_seconds;
-      const std::lock_guard lock(mutex);
-      reports.push_back(report);
+      complete(report);
       delete_old(metadata.step);
     } catch (const std::exception& failure) {
       if (options.shard == 0) abandon_checkpoint(files, directory, metadata.step);
       error = std::make_exception_ptr(std::runtime_error(describe(metadata.step, failure.what())));
     }
+    if (frozen) frozen->release();
     busy = false;
+  }
+
+  void complete(SaveReport& report) {
+    if (options.async) {
+      const FrozenTensors::Copy copied = frozen->copied();
+      report.copied_bytes = copied.bytes;
+      report.copy_seconds = copied.seconds;
+      report.stall_seconds = report.wait_seconds + copied.seconds;
+    } else {
+      report.stall_seconds = report.total_seconds;
+    }
+    const std::lock_guard lock(mutex);
+    reports.push_back(report);
   }
 
   std::string describe(std::int64_t step, const std::string& reason) {
@@ -147,23 +159,6 @@ CheckpointWriter::~CheckpointWriter() {
   implementation_->join();
 }
 
-void CheckpointWriter::prepare(const ParameterSet& weights,
-                               const std::vector<NamedTensor>& optimizer) {
-  Implementation& self = *implementation_;
-  if (!self.options.async) return;
-  wait();
-  const std::int64_t bytes = snapshot_bytes_of(weights, optimizer);
-  self.busy = true;
-  self.thread = start_without_signals([&self, bytes] {
-    try {
-      self.snapshot.prepare(bytes);
-    } catch (const std::exception&) {
-      self.error = std::current_exception();
-    }
-    self.busy = false;
-  });
-}
-
 void CheckpointWriter::save(const CheckpointMetadata& metadata, const ParameterSet& weights,
                             const std::vector<NamedTensor>& optimizer) {
   Implementation& self = *implementation_;
@@ -177,17 +172,24 @@ void CheckpointWriter::save(const CheckpointMetadata& metadata, const ParameterS
     self.run(metadata, live_records(tensors), report, start);
     return self.rethrow();
   }
-  const auto copy_start = Clock::now();
-  auto records = self.snapshot.take(tensors, self.options.copy_threads);
-  report.copy_seconds = seconds_since(copy_start);
-  report.stall_seconds = seconds_since(start);
+  self.frozen = std::make_unique<FrozenTensors>(tensors);
   self.busy = true;
-  self.thread = start_without_signals([&self, metadata, records = std::move(records), report,
+  self.thread = start_without_signals([&self, metadata, records = self.frozen->records(), report,
                                        start] { self.run(metadata, records, report, start); });
+}
+
+void CheckpointWriter::before_update() {
+  Implementation& self = *implementation_;
+  if (!busy() || self.frozen->keep(self.options.copy_threads)) return;
+  const auto start = Clock::now();
+  self.join();
+  const std::lock_guard lock(self.mutex);
+  if (!self.reports.empty()) self.reports.back().stall_seconds += seconds_since(start);
 }
 
 void CheckpointWriter::wait() {
   implementation_->join();
+  implementation_->frozen.reset();  // with what it had to keep
   implementation_->rethrow();
 }
 
@@ -225,9 +227,12 @@ void write_checkpoint(const std::string& path, const CheckpointMetadata& metadat
   }
 }
 
-std::int64_t snapshot_bytes_of(const ParameterSet& weights,
-                               const std::vector<NamedTensor>& optimizer) {
-  return Snapshot::bytes_for(checkpoint_tensors(weights, optimizer));
+std::int64_t checkpoint_bytes_of(const ParameterSet& weights,
+                                 const std::vector<NamedTensor>& optimizer) {
+  std::int64_t bytes = 0;
+  for (const NamedTensor& tensor : checkpoint_tensors(weights, optimizer))
+    bytes += tensor.tensor.num_bytes();
+  return bytes;
 }
 
 }  // namespace chaski

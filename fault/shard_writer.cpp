@@ -1,12 +1,22 @@
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <fmt/format.h>
+#include <memory>
 #include <xxhash.h>
 
 #include "fault/shard.h"
 
 namespace chaski {
 namespace {
+
+using XxhState = std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)>;
+
+XxhState new_checksum() {
+  XxhState state(XXH3_createState(), XXH3_freeState);
+  XXH3_64bits_reset(state.get());
+  return state;
+}
 
 hid_t file_type_of(DType dtype) {
   switch (dtype) {
@@ -51,25 +61,59 @@ void create_groups(const Hdf5File& file, const std::string& name) {
   }
 }
 
+// Pieces of about this size go through one small buffer of whoever provides the tensor.
+constexpr std::int64_t kPieceBytes = std::int64_t{1} << 20;
+
+[[noreturn]] void throw_unwritable(const Hdf5File& file, const std::string& name) {
+  file.check();
+  throw std::runtime_error(fmt::format("{}: the HDF5 library cannot write /{}", file.path(), name));
+}
+
+// Rows [first, first + count) of a dataset's first dimension, whose elements lie at `data`.
+bool write_rows(hid_t dataset, hid_t type, const Shape& shape, std::int64_t first,
+                std::int64_t count, const void* data) {
+  if (shape.rank() == 0) return H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0;
+  std::array<hsize_t, Shape::kMaxRank> start{static_cast<hsize_t>(first)};
+  std::array<hsize_t, Shape::kMaxRank> extent{static_cast<hsize_t>(count)};
+  for (int i = 1; i < shape.rank(); ++i) extent[i] = static_cast<hsize_t>(shape[i]);
+  const Hdf5Id memory(H5Screate_simple(shape.rank(), extent.data(), nullptr), H5Sclose);
+  const Hdf5Id place(H5Dget_space(dataset), H5Sclose);
+  // The memory's type is the file's: no conversion, one write straight from the piece.
+  return memory.valid() && place.valid() &&
+         H5Sselect_hyperslab(place.get(), H5S_SELECT_SET, start.data(), nullptr, extent.data(),
+                             nullptr) >= 0 &&
+         H5Dwrite(dataset, type, memory.get(), place.get(), H5P_DEFAULT, data) >= 0;
+}
+
+// Writes the elements in pieces of whole rows. Returns their XXH3-64.
+std::uint64_t write_elements(const Hdf5File& file, hid_t dataset, const TensorRecord& tensor) {
+  const XxhState state = new_checksum();
+  const std::int64_t rows = tensor.shape.rank() == 0 ? 1 : tensor.shape[0];
+  const std::int64_t bytes = tensor.shape.num_elements() * size_of(tensor.dtype);
+  const std::int64_t row_bytes = rows == 0 ? 0 : bytes / rows;
+  const std::int64_t step =
+      std::max<std::int64_t>(1, kPieceBytes / std::max<std::int64_t>(1, row_bytes));
+  for (std::int64_t row = 0; row < rows && row_bytes > 0; row += step) {
+    const std::int64_t count = std::min(step, rows - row);
+    const void* data = tensor.read(row * row_bytes, count * row_bytes);
+    XXH3_64bits_update(state.get(), data, static_cast<std::size_t>(count * row_bytes));
+    if (!write_rows(dataset, file_type_of(tensor.dtype), tensor.shape, row, count, data))
+      throw_unwritable(file, tensor.name);
+  }
+  return XXH3_64bits_digest(state.get());
+}
+
 void write_dataset(const Hdf5File& file, const TensorRecord& tensor) {
   create_groups(file, tensor.name);
   const Hdf5Id space = dataspace_of(tensor.shape);
   const Hdf5Id layout = contiguous_layout();
-  const hid_t type = file_type_of(tensor.dtype);
-  const Hdf5Id dataset(H5Dcreate2(file.id(), tensor.name.c_str(), type, space.get(), H5P_DEFAULT,
-                                  layout.get(), H5P_DEFAULT),
+  const Hdf5Id dataset(H5Dcreate2(file.id(), tensor.name.c_str(), file_type_of(tensor.dtype),
+                                  space.get(), H5P_DEFAULT, layout.get(), H5P_DEFAULT),
                        H5Dclose);
-  const void* data = tensor.data();
-  const auto bytes = static_cast<std::size_t>(tensor.shape.num_elements() * size_of(tensor.dtype));
-  // The memory's type is the file's: no conversion, one write straight from the tensor.
-  if (!dataset.valid() ||
-      (bytes > 0 && H5Dwrite(dataset.get(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)) {
-    file.check();
-    throw std::runtime_error(
-        fmt::format("{}: the HDF5 library cannot write /{}", file.path(), tensor.name));
-  }
+  if (!dataset.valid()) throw_unwritable(file, tensor.name);
+  const std::uint64_t checksum = write_elements(file, dataset.get(), tensor);
   write_attribute(file, dataset.get(), "dtype", std::string(name_of(tensor.dtype)));
-  write_attribute(file, dataset.get(), "xxh3_64", fmt::format("{:016x}", XXH3_64bits(data, bytes)));
+  write_attribute(file, dataset.get(), "xxh3_64", fmt::format("{:016x}", checksum));
   file.check();
 }
 
@@ -81,7 +125,7 @@ void write_contents(const Hdf5File& file, int shard, int num_shards,
   if (!model.empty())
     write_dataset(file,
                   {"tokenizer/model", DType::u8, Shape{static_cast<std::int64_t>(model.size())},
-                   [&] { return model.data(); }});
+                   [&](std::int64_t offset, std::int64_t) { return model.data() + offset; }});
 }
 
 }  // namespace
@@ -99,9 +143,7 @@ bool is_shard_file_name(const std::string& name) {
 }
 
 std::uint64_t checksum_of_file(File& file, std::uint64_t bytes) {
-  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(),
-                                                                              XXH3_freeState);
-  XXH3_64bits_reset(state.get());
+  const XxhState state = new_checksum();
   std::vector<char> piece(std::size_t{4} << 20);
   for (std::uint64_t offset = 0; offset < bytes;) {
     const std::size_t size = std::min<std::uint64_t>(piece.size(), bytes - offset);

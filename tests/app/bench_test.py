@@ -115,14 +115,14 @@ class BenchTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as directory:
             arguments = ["checkpoint", *TINY, "--dir", directory, "--threads", 1, "--repetitions", 2]
             report = self.report(*arguments)
-            self.assertEqual([line["part"] for line in report["lines"]], ["snapshot", "write", "read back"])
+            self.assertEqual([line["part"] for line in report["lines"]], ["copy", "write", "read back"])
             for line in report["lines"]:
                 self.check_line(line, "bytes_per_second", repetitions=2)
                 self.assertGreater(line["plain_bytes_per_second"], 0)
             self.assertGreater(report["file_bytes"], report["state_bytes"] * 0.99)
-            self.assertGreater(report["stall_share"], 0)
+            self.assertGreaterEqual(report["stall_share"], 0)
             self.assertLess(report["stall_share"], 1)
-            self.table(*arguments, words=("snapshot", "stalls"))
+            self.table(*arguments, words=("copy", "beside training"))
             self.assertEqual(os.listdir(directory), [])
             done = run("checkpoint", *TINY, "--dir", directory + "/missing")
             self.assertEqual(done.returncode, 2, done.stderr)

@@ -90,10 +90,10 @@ TEST(Plan, LinksOfReplicasAndStages) {
 TEST(Plan, SnapshotStandsOnTheFirstReplicaOnly) {
   TrainConfig config = small_config();
   const TrainingPlan plan = make_plan(config, 2, {});
-  EXPECT_GE(plan.ranks[0].snapshot, 3 * 4 * config.model.llama.num_parameters());
-  EXPECT_EQ(plan.ranks[1].snapshot, 0);
+  EXPECT_GE(plan.ranks[0].checkpoint_copy, 3 * 4 * config.model.llama.num_parameters());
+  EXPECT_EQ(plan.ranks[1].checkpoint_copy, 0);
   config.checkpoint.async = false;
-  EXPECT_EQ(make_plan(config, 2, {}).ranks[0].snapshot, 0);
+  EXPECT_EQ(make_plan(config, 2, {}).ranks[0].checkpoint_copy, 0);
 }
 
 // With every operation at its own rate.

@@ -1,0 +1,71 @@
+#include "app/bench_training.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <random>
+
+namespace chaski {
+namespace {
+
+LlamaConfig model_of(const BenchTrainingOptions& options) {
+  LlamaConfig model = llama_preset(options.preset);
+  if (options.vocab_size > 0) model.vocab_size = options.vocab_size;
+  model.max_position_embeddings = std::max(model.max_position_embeddings, options.sequence_length);
+  return model;
+}
+
+Buffer random_tokens(Device& device, const BenchTrainingOptions& options, std::int64_t vocab_size,
+                     std::mt19937& generator) {
+  Buffer buffer = device.allocate(DType::i32, {options.micro_batch, options.sequence_length},
+                                  MemoryCategory::activations);
+  for (std::int64_t i = 0; i < buffer.tensor().num_elements(); ++i) {
+    buffer.tensor().i32()[i] = static_cast<std::int32_t>(generator() % vocab_size);
+  }
+  return buffer;
+}
+
+}  // namespace
+
+BenchTraining::BenchTraining(Communicator& communicator, Device& device,
+                             const BenchTrainingOptions& options)
+    : model_(model_of(options)),
+      tokens_per_step_(options.micro_batch * options.sequence_length * options.micro_batches *
+                       communicator.size()) {
+  StepEngineOptions engine_options;
+  engine_options.model = model_;
+  engine_options.num_replicas = communicator.size();
+  engine_options.micro_batches = options.micro_batches;
+  engine_options.micro_batch = options.micro_batch;
+  engine_options.sequence_length = options.sequence_length;
+  engine_options.policy = options.recompute ? ActivationPolicy::recompute : ActivationPolicy::exact;
+  engine_ = std::make_unique<StepEngine>(communicator, device, engine_options);
+  engine_->stage().initialize(1);
+  std::mt19937 generator(1);
+  tokens_ = random_tokens(device, options, model_.vocab_size, generator);
+  targets_ = random_tokens(device, options, model_.vocab_size, generator);
+}
+
+StepOutcome BenchTraining::step() {
+  const auto source = [this](int, int) {
+    return MicroBatch{tokens_.tensor(), targets_.tensor(), {}};
+  };
+  return engine_->run(next_step_++, source, tokens_per_step_, 1e-4, false);
+}
+
+void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options) {
+  command.add_option("--preset", options.preset, "Model shape")->capture_default_str();
+  command
+      .add_option("--vocab-size", options.vocab_size, "Instead of the preset's; 0: the preset's")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--micro-batch", options.micro_batch, "Rows of a micro-batch")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--sequence-length", options.sequence_length, "Tokens of a row")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--threads", options.threads, "CPU threads of a process; 0: all cores")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+}
+
+}  // namespace chaski

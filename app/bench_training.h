@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "app/step_engine.h"
+#include "kernels/device.h"
+#include "parallel/communicator.h"
+
+namespace CLI {
+class App;
+}
+
+namespace chaski {
+
+struct BenchTrainingOptions {
+  std::string preset = "llama-60m";
+  std::int64_t vocab_size = 0;  // 0: the preset's
+  std::int64_t micro_batch = 8;
+  int micro_batches = 1;
+  std::int64_t sequence_length = 256;
+  int threads = 0;
+  bool recompute = false;
+};
+// --preset, --vocab-size, --micro-batch, --sequence-length, --threads. `options` must outlive
+// `command`.
+void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options);
+
+// Data-parallel training steps on random tokens; the same ones every step, on which the work does
+// not depend.
+class BenchTraining {
+ public:
+  BenchTraining(Communicator& communicator, Device& device, const BenchTrainingOptions& options);
+
+  const LlamaConfig& model() const { return model_; }
+  StepEngine& engine() { return *engine_; }
+  std::int64_t tokens_per_step() const { return tokens_per_step_; }
+  StepOutcome step();
+
+ private:
+  LlamaConfig model_;
+  std::int64_t tokens_per_step_;
+  std::unique_ptr<StepEngine> engine_;
+  Buffer tokens_;
+  Buffer targets_;
+  std::int64_t next_step_ = 0;
+};
+
+}  // namespace chaski

@@ -16,7 +16,8 @@ struct GemmOperand {
 
 // out [M, N] = a [M, K] · b [K, N], or += with accumulate, on the device's threads. Dimensions are
 // at least 1. The oneDNN primitive and its argument objects are created at a shape's first call and
-// kept (per calling thread); scratch memory comes from the device's workspace.
+// kept (per calling thread); scratch memory comes from the device's workspace, or, for the products
+// that oneDNN's sgemm does (b row-major), is oneDNN's own.
 void onednn_gemm(Device& device, std::int64_t m, std::int64_t n, std::int64_t k,
                  const GemmOperand& a, const GemmOperand& b, const GemmOperand& out,
                  bool accumulate);

@@ -37,6 +37,7 @@ BenchTraining::BenchTraining(Communicator& communicator, Device& device,
   engine_options.micro_batches = options.micro_batches;
   engine_options.micro_batch = options.micro_batch;
   engine_options.sequence_length = options.sequence_length;
+  engine_options.tokens_per_pass = options.tokens_per_pass;
   engine_options.policy = options.recompute ? ActivationPolicy::recompute : ActivationPolicy::exact;
   engine_ = std::make_unique<StepEngine>(communicator, device, engine_options);
   engine_->stage().initialize(1);
@@ -62,6 +63,11 @@ void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options
       ->capture_default_str();
   command.add_option("--sequence-length", options.sequence_length, "Tokens of a row")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--tokens-per-pass", options.tokens_per_pass,
+                  "As device.tokens_per_pass; 0: micro-batches in one pass")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command.add_option("--threads", options.threads, "CPU threads of a process; 0: all cores")
       ->check(CLI::NonNegativeNumber)

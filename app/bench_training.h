@@ -20,11 +20,12 @@ struct BenchTrainingOptions {
   std::int64_t micro_batch = 8;
   int micro_batches = 1;
   std::int64_t sequence_length = 256;
+  std::int64_t tokens_per_pass = kTokensPerPass;
   int threads = 0;
   bool recompute = false;
 };
-// --preset, --vocab-size, --micro-batch, --sequence-length, --threads. `options` must outlive
-// `command`.
+// --preset, --vocab-size, --micro-batch, --sequence-length, --tokens-per-pass, --threads. `options`
+// must outlive `command`.
 void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options);
 
 // Data-parallel training steps on random tokens; the same ones every step, on which the work does

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""How `chaski bench train` scales: one table each for micro-batch, sequence length, processes, model size.
+
+    scripts/bench/scaling.py [--threads N] [--steps N] [--rounds N] [--only TABLE]
+
+Prints Markdown. Every line is the median of its rounds, which take turns over the lines of a table. `share`
+is the GEMM share of the same runs. In the table of sequence lengths, `attention` is attention's time for
+each token and key that it sees, which should stay what it is, and `other` the time of everything else for each
+token, likewise. CHASKI names the program (default: build/release/chaski), MPIRUN the launcher with its flags.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+CHASKI = os.environ.get("CHASKI", str(ROOT / "build/release/chaski"))
+MPIRUN = shlex.split(os.environ.get("MPIRUN", "mpirun --oversubscribe --bind-to none"))
+MIB = 1 << 20
+
+
+def bench(arguments, processes=1):
+    launcher = [*MPIRUN, "-n", str(processes)] if processes > 1 else []
+    command = [*launcher, CHASKI, "bench", "train", "--json", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"scaling.py: {shlex.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def median(reports, key):
+    return statistics.median(report[key] for report in reports)
+
+
+def in_turns(rounds, lines):
+    """lines: {name: (arguments, processes)}. The reports of each line."""
+    reports = {name: [] for name in lines}
+    for _ in range(rounds):
+        for name, (arguments, processes) in lines.items():
+            reports[name].append(bench(arguments, processes))
+            print(f"  {name}: {reports[name][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
+    return reports
+
+
+def table(title, columns, rows):
+    print(f"\n{title}\n\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+def memory_of(report):
+    parts = report["memory_bytes"]
+    return [f"{sum(parts.values()) / MIB:.0f}", f"{parts['activations'] / MIB:.1f}",
+            f"{report['peak_resident_bytes'] / MIB:.0f}"]
+
+
+MEMORY = ["accounted MiB", "of these activations", "peak of the process"]
+
+
+def speed_of(reports):
+    return [f"{median(reports, 'tokens_per_second'):.0f}", f"{median(reports, 'gemm_share'):.2f}"]
+
+
+def micro_batches(options):
+    lines = {}
+    for rows in (1, 2, 4, 8, 16, 32):
+        for passes in (True, False):
+            arguments = ["--preset", "llama-60m", "--micro-batch", rows, *options.common]
+            lines[rows, passes] = (arguments + ([] if passes else ["--tokens-per-pass", 0]), 1)
+    reports = in_turns(options.rounds, lines)
+    table("llama-60m, rows of 256 tokens, by micro-batch and passes",
+          ["micro-batch", "passes", "tokens/s", "share", *MEMORY],
+          [[str(rows), "of 512 tokens" if passes else "one", *speed_of(runs), *memory_of(runs[0])]
+           for (rows, passes), runs in reports.items()])
+
+
+def sequences(options):
+    lengths = (128, 256, 512, 1024, 2048, 4096)
+    lines = {length: (["--preset", "llama-60m", "--micro-batch", 4096 // length, "--sequence-length", length,
+                       "--profile", *options.common], 1) for length in lengths}
+    rows = []
+    for length, runs in in_turns(options.rounds, lines).items():
+        tokens = 4096
+        attention, rest = [], []
+        for report in runs:
+            parts = {part["part"]: part["seconds"] for part in report["profile"]}
+            own = parts["attention forward"] + parts["attention backward"]
+            attention.append(1e9 * own / (tokens * (length + 1) / 2))
+            rest.append(1e6 * (sum(parts.values()) - own) / tokens)
+        rows.append([str(length), str(4096 // length), *speed_of(runs), f"{statistics.median(attention):.1f} ns",
+                     f"{statistics.median(rest):.0f} us", *memory_of(runs[0])])
+    table("llama-60m, 4096 tokens a step, by sequence length",
+          ["sequence", "rows", "tokens/s", "share", "attention", "other", *MEMORY], rows)
+
+
+def processes(options):
+    def line(count, threads, preset):
+        return (["--preset", preset, "--micro-batch", 8 // count, "--steps", options.steps, "--threads", threads], count)
+
+    rows = []
+    for preset in ("llama-9m", "llama-60m"):
+        lines = {(preset, count, threads): line(count, threads, preset)
+                 for count, threads in ((1, 1), (1, 2), (2, 1), (4, 1))}
+        reports = in_turns(options.rounds, lines)
+        alone = median(reports[preset, 1, 1], "tokens_per_second")
+        for (_, count, threads), runs in reports.items():
+            wait = median(runs, "communication_wait_seconds_per_step")
+            rows.append([preset, str(count), str(threads), *speed_of(runs),
+                         f"{median(runs, 'tokens_per_second') / alone:.2f}", f"{1e3 * wait:.0f} ms",
+                         f"{runs[0]['peak_resident_bytes'] / MIB:.0f}"])
+    table("8 x 256 tokens a step over processes",
+          ["model", "processes", "threads each", "tokens/s", "share", "of 1 x 1", "wait a step", "peak of rank 0, MiB"],
+          rows)
+
+
+def models(options):
+    presets = ("llama-9m", "llama-20m", "llama-60m", "llama-130m", "llama-350m")
+    lines = {preset: (["--preset", preset, *options.common], 1) for preset in presets}
+    table("8 x 256 tokens a step, by model", ["model", "parameters", "tokens/s", "share", *MEMORY],
+          [[preset, f"{runs[0]['parameters'] / 1e6:.1f} M", *speed_of(runs), *memory_of(runs[0])]
+           for preset, runs in in_turns(options.rounds, lines).items()])
+
+
+TABLES = {"micro-batch": micro_batches, "sequence": sequences, "processes": processes, "models": models}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a single process")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps of a run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=TABLES, help="one of the tables")
+    options = parser.parse_args()
+    options.common = ["--threads", options.threads, "--steps", options.steps, "--warmup-steps", 1]
+    for name, make in TABLES.items():
+        if options.only in (None, name):
+            make(options)
+
+
+if __name__ == "__main__":
+    main()

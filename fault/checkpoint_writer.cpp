@@ -9,6 +9,7 @@
 #include <mutex>
 #include <sched.h>
 #include <signal.h>
+#include <system_error>
 #include <thread>
 
 #include "fault/checkpoint_commit.h"
@@ -42,8 +43,15 @@ std::thread start_without_signals(std::function<void()> work) {
   sigset_t before;
   sigfillset(&all);
   pthread_sigmask(SIG_BLOCK, &all, &before);
-  std::thread thread(std::move(work));
+  std::thread thread;
+  std::exception_ptr failure;
+  try {
+    thread = std::thread(std::move(work));
+  } catch (const std::system_error&) {
+    failure = std::current_exception();
+  }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (failure) std::rethrow_exception(failure);
   return thread;
 }
 
@@ -174,8 +182,15 @@ void CheckpointWriter::save(const CheckpointMetadata& metadata, const ParameterS
   }
   self.frozen = std::make_unique<FrozenTensors>(tensors);
   self.busy = true;
-  self.thread = start_without_signals([&self, metadata, records = self.frozen->records(), report,
-                                       start] { self.run(metadata, records, report, start); });
+  try {
+    self.thread = start_without_signals([&self, metadata, records = self.frozen->records(), report,
+                                         start] { self.run(metadata, records, report, start); });
+  } catch (const std::system_error& failure) {
+    self.busy = false;
+    self.frozen.reset();
+    throw std::runtime_error(self.describe(
+        metadata.step, fmt::format("no thread can be started to write it: {}", failure.what())));
+  }
 }
 
 void CheckpointWriter::before_update() {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fmt/format.h>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 
 #include "kernels/cpu_memory.h"
@@ -59,7 +60,11 @@ void copy_pieces(const std::vector<Piece>& pieces, int num_threads) {
   };
   const int helpers = std::min<int>(num_threads, static_cast<int>(pieces.size())) - 1;
   std::vector<std::jthread> threads;
-  for (int i = 0; i < helpers; ++i) threads.emplace_back(work);
+  try {
+    for (int i = 0; i < helpers; ++i) threads.emplace_back(work);
+  } catch (const std::system_error&) {
+    // Where no more threads may be started, those that there are do the work.
+  }
   work();
 }
 

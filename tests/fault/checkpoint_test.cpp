@@ -2,6 +2,8 @@
 #include <functional>
 #include <gtest/gtest.h>
 #include <hdf5.h>
+#include <pthread.h>
+#include <signal.h>
 #include <thread>
 
 #include "fault/checkpoint_directory.h"
@@ -244,6 +246,70 @@ TEST_F(Checkpoint, ErrorsOfTheThreadAreTold) {
   writer.save(model_.metadata(2), model_.weights(), model_.optimizer());
   writer.wait();
   EXPECT_EQ(steps(), std::vector<std::int64_t>{2});
+}
+
+// No thread can be started while it lives: none has an address space for such a stack.
+class NoThreads {
+ public:
+  NoThreads() {
+    pthread_getattr_default_np(&before_);
+    pthread_attr_t impossible;
+    pthread_attr_init(&impossible);
+    pthread_attr_setstacksize(&impossible, std::size_t{1} << 60);
+    pthread_setattr_default_np(&impossible);
+    pthread_attr_destroy(&impossible);
+  }
+  ~NoThreads() {
+    pthread_setattr_default_np(&before_);
+    pthread_attr_destroy(&before_);
+  }
+
+ private:
+  pthread_attr_t before_;
+};
+
+TEST_F(Checkpoint, WithoutThreadsASaveFailsAndTheNextOneWorks) {
+  CheckpointWriter writer("/c", {}, files_);
+  model_.fill(1);
+  sigset_t before;
+  pthread_sigmask(SIG_BLOCK, nullptr, &before);
+  {
+    const NoThreads no_threads;
+    const std::string message =
+        message_of([&] { writer.save(model_.metadata(1), model_.weights(), model_.optimizer()); });
+    EXPECT_NE(message.find("step 1 was not saved: no thread can be started"), std::string::npos)
+        << message;
+  }
+  sigset_t after;
+  pthread_sigmask(SIG_BLOCK, nullptr, &after);
+  for (const int number : {SIGINT, SIGTERM, SIGUSR1})
+    EXPECT_EQ(sigismember(&before, number), sigismember(&after, number));
+  EXPECT_FALSE(writer.busy());
+  writer.before_update();
+  EXPECT_NO_THROW(writer.wait());
+  model_.fill(2);
+  writer.save(model_.metadata(2), model_.weights(), model_.optimizer());
+  writer.wait();
+  EXPECT_EQ(steps(), std::vector<std::int64_t>{2});
+}
+
+TEST_F(Checkpoint, CopiesWithoutThreads) {
+  PausingFileSystem pausing(files_);
+  CheckpointWriterOptions options;
+  options.copy_threads = 4;
+  CheckpointWriter writer("/c", options, pausing);
+  model_.fill(1);
+  writer.save(model_.metadata(1), model_.weights(), model_.optimizer());
+  {
+    const NoThreads no_threads;
+    writer.before_update();
+  }
+  model_.fill(2);
+  pausing.let_go();
+  writer.wait();
+  const CheckpointReader reader("/c/step-00000001", Verification::checksums, files_);
+  EXPECT_EQ(model_.read(reader), 1);
+  EXPECT_TRUE(model_.bytes() == SmallModel::bytes_at(1));
 }
 
 TEST_F(Checkpoint, DirectoryThatVanishesIsMadeAgain) {

@@ -12,6 +12,7 @@ void register_bench_command(CLI::App& app) {
   register_bench_tokenize(*bench);
   register_bench_checkpoint(*bench);
   register_bench_allreduce(*bench);
+  register_bench_decode(*bench);
 }
 
 }  // namespace chaski

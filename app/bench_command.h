@@ -15,5 +15,6 @@ void register_bench_ops(CLI::App& bench);
 void register_bench_tokenize(CLI::App& bench);
 void register_bench_checkpoint(CLI::App& bench);
 void register_bench_allreduce(CLI::App& bench);
+void register_bench_decode(CLI::App& bench);
 
 }  // namespace chaski

@@ -79,6 +79,18 @@ void for_each_chunk(const CheckedHead& checked, const HeadLoss& head, Work work,
 
 }  // namespace
 
+void softmax_weights(std::span<const float> logits, float temperature, std::span<float> weights) {
+  if (weights.size() != logits.size() || !(temperature > 0.0f))
+    throw std::invalid_argument(
+        fmt::format("softmax_weights: {} logits, {} weights, temperature {}", logits.size(),
+                    weights.size(), temperature));
+  // Above it, the maximum's 0 times infinity would be NaN.
+  constexpr float kMostInverse = 1e30f;
+  CHASKI_CPU_KERNELS(cross_entropy_kernels)
+      .weights(logits.data(), std::min(1.0f / temperature, kMostInverse), weights.data(),
+               static_cast<std::int64_t>(logits.size()));
+}
+
 void head_loss_forward(const HeadLoss& head) {
   const CheckedHead checked = check("head_loss_forward", head);
   const auto forward_chunk = [&](std::int64_t begin, std::int64_t count, const Tensor& logits) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "kernels/tensor.h"
 
 namespace chaski {
@@ -7,8 +9,8 @@ namespace chaski {
 // A target that does not count.
 inline constexpr std::int32_t kIgnoredTarget = -1;
 
-// The language-model head and its loss in one: logits = hidden · weightᵀ exist for `chunk` tokens at
-// a time only (workspace chunk · V).
+// The language-model head and its loss in one: logits = hidden · weightᵀ exist for `chunk` tokens
+// at a time only (workspace chunk · V).
 //   hidden [T, H], weight [V, H], targets [T] i32 (kIgnoredTarget: no loss, no gradient)
 //   losses [T]: negative log likelihood in nats, 0 where ignored
 struct HeadLoss {
@@ -24,5 +26,9 @@ void head_loss_forward(const HeadLoss& head);
 // scale · Σ losses.
 void head_loss_forward_backward(const HeadLoss& head, float scale, const Tensor& dhidden,
                                 const Tensor& dweight);
+
+// weights[i] = exp((logits[i] - their maximum) / temperature), in host memory: what a next token is
+// drawn from. As many weights as logits; temperature above 0.
+void softmax_weights(std::span<const float> logits, float temperature, std::span<float> weights);
 
 }  // namespace chaski

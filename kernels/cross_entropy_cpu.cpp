@@ -131,9 +131,16 @@ void forward_backward(float* logits, const std::int32_t* targets, float* losses,
   }
 }
 
+void weights(const float* logits, float inverse_temperature, float* out, std::int64_t count) {
+  const float reference = reference_of(maximum_of(logits, count));
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i)
+    out[i] = exp_nonpositive((logits[i] - reference) * inverse_temperature);
+}
+
 }  // namespace
 
-const CrossEntropyKernels cross_entropy_kernels = {forward, forward_backward};
+const CrossEntropyKernels cross_entropy_kernels = {forward, forward_backward, weights};
 
 }  // namespace CHASKI_ISA_NAMESPACE
 }  // namespace chaski

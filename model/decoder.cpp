@@ -1,11 +1,11 @@
 #include "model/decoder.h"
 
 #include <algorithm>
-#include <cmath>
 #include <fmt/core.h>
 #include <numeric>
 #include <stdexcept>
 
+#include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
@@ -35,6 +35,13 @@ Decoder::Decoder(Device& device, const Stage& stage, std::int64_t capacity)
     cache.values = allocate();
     caches_.push_back(cache);
   }
+}
+
+void Decoder::rewind(std::int64_t position) {
+  if (position < 0 || position > position_)
+    throw std::invalid_argument(
+        fmt::format("cannot go back to position {}: {} tokens were fed", position, position_));
+  position_ = position;
 }
 
 Tensor Decoder::feed(std::span<const std::int32_t> tokens, bool all_logits) {
@@ -83,36 +90,73 @@ void SamplingOptions::validate() const {
   }
 }
 
-std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options,
-                          double uniform) {
-  std::vector<std::int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto more_likely = [&](std::int32_t a, std::int32_t b) {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  };
-  if (options.temperature == 0.0) return *std::min_element(order.begin(), order.end(), more_likely);
-  std::size_t kept = order.size();
-  if (options.top_k > 0) kept = std::min(kept, static_cast<std::size_t>(options.top_k));
-  std::partial_sort(order.begin(), order.begin() + kept, order.end(), more_likely);
+namespace {
 
-  std::vector<double> weights(kept);
-  double total = 0.0;
-  for (std::size_t i = 0; i < kept; ++i) {
-    weights[i] =
-        std::exp((static_cast<double>(logits[order[i]]) - logits[order[0]]) / options.temperature);
-    total += weights[i];
+using Candidates = std::vector<std::int32_t>;
+
+// The tokens that may be sampled, the most likely first.
+Candidates likeliest(std::span<const float> logits, std::span<const float> weights,
+                     const SamplingOptions& options, double total) {
+  // Tokens of less than this share are together less than 1 - top_p: none is in the nucleus.
+  const double least =
+      options.top_k > 0 ? 0.0 : (1.0 - options.top_p) * total / static_cast<double>(weights.size());
+  Candidates candidates;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] >= least) candidates.push_back(static_cast<std::int32_t>(i));
   }
+  std::size_t kept = candidates.size();
+  if (options.top_k > 0) kept = std::min(kept, static_cast<std::size_t>(options.top_k));
+  const auto end = candidates.begin() + static_cast<std::ptrdiff_t>(kept);
+  std::partial_sort(candidates.begin(), end, candidates.end(), [&](std::int32_t a, std::int32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
+  candidates.resize(kept);
+  return candidates;
+}
+
+// Of all tokens, by index.
+std::int32_t draw(std::span<const float> weights, double remaining) {
+  for (std::size_t i = 0; i + 1 < weights.size(); ++i) {
+    remaining -= weights[i];
+    if (remaining < 0.0) return static_cast<std::int32_t>(i);
+  }
+  return static_cast<std::int32_t>(weights.size() - 1);
+}
+
+// Of the first candidates that have top_p of all candidates' weight together.
+std::int32_t draw_from_nucleus(const Candidates& candidates, std::span<const float> weights,
+                               double top_p, double total, double uniform) {
   double nucleus = 0.0;
-  std::size_t candidates = 0;
-  while (candidates < kept && (candidates == 0 || nucleus < options.top_p * total)) {
-    nucleus += weights[candidates++];
+  std::size_t count = 0;
+  while (count < candidates.size() && (count == 0 || nucleus < top_p * total)) {
+    nucleus += weights[candidates[count++]];
   }
   double remaining = uniform * nucleus;
-  for (std::size_t i = 0; i < candidates; ++i) {
-    remaining -= weights[i];
-    if (remaining < 0.0) return order[i];
+  for (std::size_t i = 0; i + 1 < count; ++i) {
+    remaining -= weights[candidates[i]];
+    if (remaining < 0.0) return candidates[i];
   }
-  return order[candidates - 1];
+  return candidates[count - 1];
+}
+
+}  // namespace
+
+std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options,
+                          double uniform) {
+  if (options.temperature == 0.0)
+    return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) -
+                                     logits.begin());
+  std::vector<float> weights(logits.size());
+  softmax_weights(logits, static_cast<float>(options.temperature), weights);
+  double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  if (options.top_k == 0 && options.top_p == 1.0) return draw(weights, uniform * total);
+  const Candidates candidates = likeliest(logits, weights, options, total);
+  if (options.top_k > 0) {
+    total = std::accumulate(
+        candidates.begin(), candidates.end(), 0.0,
+        [&](double sum, std::int32_t id) { return sum + static_cast<double>(weights[id]); });
+  }
+  return draw_from_nucleus(candidates, weights, options.top_p, total, uniform);
 }
 
 }  // namespace chaski

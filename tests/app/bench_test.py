@@ -128,6 +128,16 @@ class BenchTest(unittest.TestCase):
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn("must be an existing folder", done.stderr)
 
+    def test_decode(self):
+        arguments = ["decode", *TINY, *QUICK, "--context", 7]
+        report = self.report(*arguments)
+        # Four blocks of width 128 and 352, the head, the norms, one embedding; seven keys and values a block.
+        block = 4 * 128 * 128 + 3 * 128 * 352 + 2 * 128
+        self.assertEqual(report["bytes_per_token"], 4 * (4 * block + 300 * 128 + 128 + 128 + 4 * 2 * 7 * 128))
+        self.assertGreater(report["tokens_per_second"], 0)
+        self.assertGreater(report["share"], 0)
+        self.table(*arguments, words=("tokens/s", "share"))
+
     def test_allreduce(self):
         arguments = ["allreduce", *TINY, "--threads", 1, "--repetitions", 2]
         report = self.report(*arguments, processes=2)

@@ -1,8 +1,11 @@
 #include "model/decoder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <gtest/gtest.h>
 #include <map>
+#include <numeric>
+#include <random>
 
 #include "tests/model/tiny_model.h"
 
@@ -42,6 +45,26 @@ TEST(DecoderTest, AgreesWithTheForwardPass) {
     EXPECT_EQ(decoder.position(), 12);
     EXPECT_THROW(decoder.feed(tokens.subspan(0, 1)), std::invalid_argument);
   }
+}
+
+TEST(DecoderTest, RewindsToAnEarlierPosition) {
+  const auto device = Device::create_cpu(1);
+  const LlamaConfig config = tiny_config();
+  Stage stage(*device, config, stage_range(config, 0, 1), {.training = false});
+  stage.initialize(3);
+  Decoder decoder(*device, stage, 8);
+  const std::vector<std::int32_t> tokens = {5, 1, 4};
+  const auto logits_after = [&](std::int32_t last) {
+    const Tensor logits = decoder.feed({&last, 1});
+    return std::vector<float>(logits.f32(), logits.f32() + logits.num_elements());
+  };
+  decoder.feed(tokens);
+  const std::vector<float> first = logits_after(2);
+  logits_after(7);
+  decoder.rewind(3);
+  EXPECT_EQ(decoder.position(), 3);
+  EXPECT_EQ(logits_after(2), first);
+  EXPECT_THROW(decoder.rewind(5), std::invalid_argument);
 }
 
 TEST(DecoderTest, CapacityIsChecked) {
@@ -84,6 +107,42 @@ TEST(SamplingTest, TopKAndTopPCutTheTail) {
   EXPECT_EQ(frequencies({.temperature = 1.0, .top_p = 0.7}).size(), 2u);
   EXPECT_EQ(frequencies({.temperature = 1.0, .top_p = 0.6}).size(), 1u);
   EXPECT_EQ(frequencies({.temperature = 1.0, .top_p = 1.0}).size(), 4u);
+}
+
+// Against a plain sort of all tokens, for a vocabulary as real ones and all kinds of cuts.
+TEST(SamplingTest, CutsOfALargeVocabularyAreThoseOfASort) {
+  constexpr std::size_t kVocab = 5000;
+  std::mt19937 generator(7);
+  std::normal_distribution<float> normal(0.0f, 3.0f);
+  std::vector<float> logits(kVocab);
+  for (float& logit : logits) logit = normal(generator);
+  logits[17] = logits[18];  // equal ones are ranked by index
+  std::vector<std::int32_t> order(kVocab);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int32_t a, std::int32_t b) { return logits[a] > logits[b]; });
+  for (const SamplingOptions options :
+       {SamplingOptions{.temperature = 0.7, .top_k = 40},
+        SamplingOptions{.temperature = 1.0, .top_p = 0.9},
+        SamplingOptions{.temperature = 1.3, .top_k = 300, .top_p = 0.5}}) {
+    const auto weight = [&](std::size_t rank) {
+      return std::exp((static_cast<double>(logits[order[rank]]) - logits[order[0]]) /
+                      options.temperature);
+    };
+    const std::size_t kept = options.top_k > 0 ? static_cast<std::size_t>(options.top_k) : kVocab;
+    double total = 0.0;
+    for (std::size_t rank = 0; rank < kept; ++rank) total += weight(rank);
+    std::size_t count = 0;
+    double nucleus = 0.0;
+    while (count < kept && nucleus < options.top_p * total) nucleus += weight(count++);
+    // In the middle of each candidate's share, it is the one.
+    double before = 0.0;
+    for (std::size_t rank = 0; rank < count; before += weight(rank++)) {
+      const double share = weight(rank) / nucleus;
+      if (share < 1e-5) continue;
+      ASSERT_EQ(sample_token(logits, options, before / nucleus + share / 2), order[rank]) << rank;
+    }
+  }
 }
 
 TEST(SamplingTest, OptionsOutOfRangeAreRefused) {

@@ -25,7 +25,8 @@ class PlainSource : public ByteSource {
     if (::fstat(file_, &status) != 0) fail("cannot be read");
     if (S_ISDIR(status.st_mode)) {
       ::close(file_);
-      throw std::runtime_error(fmt::format("{}: is a directory, not a file", path));
+      throw std::runtime_error(
+          fmt::format("{}: is a directory, not a file\nhint: name files", path));
     }
     ::posix_fadvise(file_, 0, 0, POSIX_FADV_SEQUENTIAL);
   }
@@ -50,7 +51,9 @@ class PlainSource : public ByteSource {
     const int error = errno;
     if (file_ >= 0) ::close(file_);
     file_ = -1;
-    throw std::runtime_error(fmt::format("{}: {}: {}", path_, what, std::strerror(error)));
+    std::string message = fmt::format("{}: {}: {}", path_, what, std::strerror(error));
+    if (error == EACCES) message += "\nhint: check the permissions of the file and its folders";
+    throw std::runtime_error(message);
   }
 
   std::string path_;
@@ -83,7 +86,9 @@ class CompressedSource : public ByteSource {
   }
   [[noreturn]] void fail(const char* what) const {
     throw std::runtime_error(
-        fmt::format("{}: {} at byte {} of the compressed file", path_, what, consumed()));
+        fmt::format("{}: {} at byte {} of the compressed file\nhint: `gzip -t` or `zstd -t` tests "
+                    "the file; it may have been copied only in part",
+                    path_, what, consumed()));
   }
 
  private:

@@ -42,8 +42,9 @@ std::vector<std::string> files_of_folder(const std::string& folder) {
     }
   }
   if (error) {
-    throw std::runtime_error(
-        fmt::format("{}: the folder cannot be read: {}", folder, error.message()));
+    throw std::runtime_error(fmt::format(
+        "{}: the folder cannot be read: {}\nhint: check the permissions of it and what is in it",
+        folder, error.message()));
   }
   if (found.empty()) {
     throw std::invalid_argument(
@@ -62,7 +63,9 @@ std::vector<std::string> matches_of_glob(const std::string& pattern) {
     throw std::invalid_argument(fmt::format("{}: no file matches", pattern));
   }
   if (result != 0) {
-    throw std::runtime_error(fmt::format("{}: a folder on the way cannot be read", pattern));
+    throw std::runtime_error(fmt::format(
+        "{}: a folder on the way cannot be read\nhint: check the permissions of the folders",
+        pattern));
   }
   std::sort(found.begin(), found.end());
   return found;
@@ -77,7 +80,9 @@ CorpusFile corpus_file(const std::string& path) {
                     path));
   }
   if (::access(path.c_str(), R_OK) != 0) {
-    throw std::runtime_error(fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
+    throw std::runtime_error(
+        fmt::format("{}: cannot be read: {}\nhint: check the permissions of the file", path,
+                    std::strerror(errno)));
   }
   std::error_code error;
   const std::uint64_t bytes = fs::file_size(path, error);
@@ -99,7 +104,9 @@ std::vector<CorpusFile> find_corpus_files(const std::vector<std::string>& argume
     } else if (fs::exists(status)) {
       paths = {argument};
     } else if (error && error != std::errc::no_such_file_or_directory) {
-      throw std::runtime_error(fmt::format("{}: cannot be read: {}", argument, error.message()));
+      throw std::runtime_error(
+          fmt::format("{}: cannot be read: {}\nhint: check the permissions of its folders",
+                      argument, error.message()));
     } else if (argument.find_first_of("*?[") != std::string::npos) {
       paths = matches_of_glob(argument);
     } else {

@@ -282,7 +282,9 @@ class CorpusReader::Impl {
   [[noreturn]] void json_error(const JsonTextError& error) const {
     std::string message =
         fmt::format("{}: line {} {}", files_[file_].path, line_number_, error.message);
-    if (error.lone_surrogate) message += "\nhint: pass --invalid-utf8 replace";
+    message += error.lone_surrogate ? "\nhint: pass --invalid-utf8 replace"
+                                    : "\nhint: each line is one JSON object; --text-key names the "
+                                      "key that holds its text";
     throw std::runtime_error(message);
   }
 

@@ -70,6 +70,7 @@ class SequenceDataset {
   std::uint64_t num_sequences() const { return num_sequences_; }
   std::int64_t sequence_length() const { return sequence_length_; }
   const TokenStream& stream() const { return *stream_; }
+  const std::shared_ptr<const TokenStream>& shared_stream() const { return stream_; }
 
   // Fills row `row` of `batch`, which has this dataset's sequence_length.
   void read(std::uint64_t sequence, bool reset_at_documents, std::int64_t row, Batch& batch) const;

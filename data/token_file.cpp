@@ -23,6 +23,10 @@ namespace {
 // turned off before HDF5 is first used.
 [[maybe_unused]] const bool hdf5_tidies_at_exit = H5dont_atexit() < 0;
 
+constexpr const char* kDamageHint =
+    "\nhint: copy the file again where there is an intact one, else make it again with `chaski "
+    "tokenize`";
+
 constexpr std::uint64_t kMostHeaderBytes = 1 << 30;  // of the model, of the list of sources
 
 template <class T>
@@ -99,27 +103,44 @@ std::uint64_t TokenPart::document_of(std::uint64_t token) const {
   return low;
 }
 
-void TokenPart::verify_checksum() const {
+// Also true when it was asked to stop.
+bool TokenPart::checksum_is_right(const Array& array, std::uint64_t width,
+                                  const std::stop_token& stop) const {
+  constexpr std::uint64_t kPieceBytes = 4 << 20;
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
+                                                                       XXH3_freeState);
+  if (!state) throw std::bad_alloc();
+  XXH3_64bits_reset(state.get());
+  const std::uint64_t size = array.size * width;
+  for (std::uint64_t begin = 0; begin < size; begin += kPieceBytes) {
+    if (stop.stop_requested()) return true;
+    XXH3_64bits_update(state.get(), array.data + begin, std::min(kPieceBytes, size - begin));
+  }
+  return XXH3_64bits_digest(state.get()) == array.checksum;
+}
+
+bool TokenPart::verify_checksum(const std::stop_token& stop) const {
   const auto check = [&](const Array& array, std::uint64_t width, const char* name) {
-    if (XXH3_64bits(array.data, array.size * width) != array.checksum) {
-      throw std::runtime_error(
-          fmt::format("{}: the checksum of its {} is wrong: the file is damaged", where_, name));
-    }
+    if (checksum_is_right(array, width, stop)) return;
+    throw std::runtime_error(fmt::format(
+        "{}: the checksum of its {} is wrong: the file is damaged{}", where_, name, kDamageHint));
   };
   check(tokens_, bytes_per_token_, "tokens");
   check(documents_, sizeof(std::uint64_t), "documents");
   std::vector<std::int32_t> buffer(1 << 16);
-  for (std::uint64_t begin = 0; begin < num_tokens_; begin += buffer.size()) {
+  for (std::uint64_t begin = 0; begin < num_tokens_ && !stop.stop_requested();
+       begin += buffer.size()) {
     read(begin, std::min<std::uint64_t>(buffer.size(), num_tokens_ - begin), buffer.data());
   }
-  for (std::uint64_t i = 0; i < num_documents_; ++i) {
+  for (std::uint64_t i = 0; i < num_documents_ && !stop.stop_requested(); ++i) {
     if (document_offset(i) >= document_offset(i + 1)) {
       throw std::runtime_error(
           fmt::format("{}: document {} is empty or out of order: the file is "
-                      "damaged",
-                      where_, i));
+                      "damaged{}",
+                      where_, i, kDamageHint));
     }
   }
+  return !stop.stop_requested();
 }
 
 // Reads a file's description through HDF5 and maps its arrays. Believes nothing in it.
@@ -145,7 +166,8 @@ class TokenFile::Opener {
 
  private:
   [[noreturn]] void damaged(const std::string& what) const {
-    throw std::runtime_error(fmt::format("{}: the token file is damaged: {}", path_, what));
+    throw std::runtime_error(
+        fmt::format("{}: the token file is damaged: {}{}", path_, what, kDamageHint));
   }
   [[noreturn]] void not_a_token_file() const {
     throw std::invalid_argument(

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -50,8 +51,8 @@ class TokenPart {
   std::uint64_t document_of(std::uint64_t token) const;
 
   // Reads everything and throws std::runtime_error where a checksum, an id or the order of the
-  // documents is wrong.
-  void verify_checksum() const;
+  // documents is wrong. False when it was asked to stop before the end.
+  bool verify_checksum(const std::stop_token& stop = {}) const;
 
  private:
   friend class TokenFile;
@@ -60,6 +61,9 @@ class TokenPart {
     std::uint64_t size = 0;  // elements
     std::uint64_t checksum = 0;
   };
+
+  bool checksum_is_right(const Array& array, std::uint64_t width,
+                         const std::stop_token& stop) const;
 
   std::string where_;  // file and part, for messages
   Array tokens_, documents_;

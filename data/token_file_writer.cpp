@@ -164,6 +164,7 @@ class TokenFileWriter::Impl {
     const int error = errno;
     std::string message = fmt::format("{}: the token file cannot be written", output_.path());
     if (error != 0) message += fmt::format(": {}", std::strerror(error));
+    if (error == ENOSPC || error == EDQUOT) message += "\nhint: free some space on that disk";
     throw std::runtime_error(message);
   }
 

@@ -1,5 +1,7 @@
 #include "data/tokenizer.h"
 
+#include <cerrno>
+#include <cstring>
 #include <fmt/format.h>
 #include <fstream>
 #include <iterator>
@@ -157,7 +159,11 @@ Tokenizer::~Tokenizer() = default;
 
 std::shared_ptr<const Tokenizer> Tokenizer::load(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error(fmt::format("{}: the tokenizer cannot be opened", path));
+  if (!file) {
+    throw std::runtime_error(
+        fmt::format("{}: the tokenizer cannot be opened: {}\nhint: `chaski tokenizer` makes one",
+                    path, std::strerror(errno)));
+  }
   std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   if (file.bad()) throw std::runtime_error(fmt::format("{}: the tokenizer cannot be read", path));
   return from_bytes(std::move(bytes), path);

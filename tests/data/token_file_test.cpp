@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "data/background_verification.h"
 #include "data/output_file.h"
 #include "data/token_file_writer.h"
 #include "tests/data/fixtures.h"
@@ -140,6 +141,26 @@ TEST_F(TokenFileTest, OtherFilesAreRefused) {
     EXPECT_THROW(TokenFile::open(path), std::invalid_argument);
     EXPECT_FALSE(TokenFile::is_token_file(path));
   }
+}
+
+TEST_F(TokenFileTest, DamageThatLeavesValidIdsIsNoticedInTheBackground) {
+  const auto path = write_small();
+  const auto intact = TokenStream::open({path}, Part::train);
+  BackgroundVerification nothing({intact, TokenStream::open({path}, Part::validation)});
+  EXPECT_NO_THROW(nothing.wait());
+  EXPECT_TRUE(nothing.done());
+
+  std::string damaged = read_file(path);
+  const std::size_t at = damaged.find(std::string("\x3A\x02\x49\x02", 4));  // 570, 585
+  ASSERT_NE(at, std::string::npos);
+  damaged[at] = '\x3B';
+  const auto stream = TokenStream::open({folder_.write("b.h5", damaged)}, Part::train);
+  std::vector<std::int32_t> ids(40);
+  EXPECT_NO_THROW(stream->read(0, 40, ids.data()));
+  BackgroundVerification verification({intact, stream});
+  EXPECT_THAT(message_of<std::runtime_error>([&] { verification.wait(); }),
+              HasSubstr("b.h5 (train part): the checksum of its tokens is wrong"));
+  EXPECT_NO_THROW(verification.check()) << "told once";
 }
 
 TEST_F(TokenFileTest, DamageIsNoticed) {

@@ -9,6 +9,9 @@
 namespace chaski {
 namespace {
 
+constexpr const char* kDamageHint =
+    "\nhint: name the run's directory instead: the newest intact checkpoint is then used";
+
 bool is_directory(FileSystem& files, const std::string& path) {
   const auto status = files.status(path);
   return status && status->is_directory;
@@ -82,8 +85,10 @@ CheckpointListing newest_or_throw(FileSystem& files, const std::string& director
   }
   if (skipped.empty())
     throw std::invalid_argument(fmt::format("{}: holds no checkpoint", directory));
-  throw std::runtime_error(fmt::format("{}: holds no usable checkpoint; {} {}", directory,
-                                       base_name(skipped.front().path), skipped.front().reason));
+  throw std::runtime_error(
+      fmt::format("{}: holds no usable checkpoint; {} {}\nhint: saves that were interrupted or not "
+                  "copied as a whole cannot be used; begin anew, or copy the checkpoints again",
+                  directory, base_name(skipped.front().path), skipped.front().reason));
 }
 
 CheckpointListing find_in_directory(FileSystem& files, const std::string& path,
@@ -93,7 +98,7 @@ CheckpointListing find_in_directory(FileSystem& files, const std::string& path,
       return examine(files, path, verification);
     } catch (const std::runtime_error& error) {
       throw std::runtime_error(
-          fmt::format("{}: the checkpoint is damaged: {}", path, error.what()));
+          fmt::format("{}: the checkpoint is damaged: {}{}", path, error.what(), kDamageHint));
     }
   }
   const std::string nested = join_path(path, "checkpoints");

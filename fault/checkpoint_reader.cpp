@@ -13,6 +13,8 @@ namespace {
 
 constexpr const char* kWeights = "weights/";
 constexpr const char* kOptimizer = "optimizer/";
+constexpr const char* kDamageHint =
+    "\nhint: use an earlier checkpoint; `chaski inspect --verify` reads a whole one";
 
 // Refuses a tensor that does not fit into where it is to be read.
 void check_fits(const std::string& path, const StoredTensor& stored, const Tensor& tensor) {
@@ -156,9 +158,10 @@ void CheckpointReader::read_optimizer(const std::string& optimizer_name,
 void CheckpointReader::read(const StoredTensor& stored, void* destination) const {
   File& file = *implementation_->shards.at(static_cast<std::size_t>(stored.shard));
   if (file.read_at(stored.offset, destination, stored.bytes) != stored.bytes)
-    throw std::runtime_error(fmt::format("{}: {} ends early", path(), stored.name));
+    throw std::runtime_error(fmt::format("{}: {} ends early{}", path(), stored.name, kDamageHint));
   if (XXH3_64bits(destination, stored.bytes) != stored.checksum)
-    throw std::runtime_error(fmt::format("{}: {} is damaged (checksum)", path(), stored.name));
+    throw std::runtime_error(
+        fmt::format("{}: {} is damaged (checksum){}", path(), stored.name, kDamageHint));
 }
 
 const StoredTensor& CheckpointReader::at(const std::string& name) const {

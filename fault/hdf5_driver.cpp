@@ -176,7 +176,8 @@ Hdf5File Hdf5File::open(std::unique_ptr<File> file, const std::string& path) {
   result.id_ = Hdf5Id(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
   result.check();
   if (!result.id_.valid())
-    throw std::runtime_error(fmt::format("{}: is no HDF5 file, or damaged", path));
+    throw std::runtime_error(
+        fmt::format("{}: is no HDF5 file, or damaged\nhint: use an earlier checkpoint", path));
   return result;
 }
 

@@ -119,8 +119,10 @@ void read_shard_metadata(const Hdf5File& file, ShardContents& contents) {
     fail(file, "format", "is not that of a Chaski checkpoint");
   const std::int64_t version = read_integer_attribute(file, root, "format_version");
   if (version != kShardFormatVersion)
-    throw std::runtime_error(fmt::format("{}: has format version {}, this program reads version {}",
-                                         file.path(), version, kShardFormatVersion));
+    throw std::runtime_error(
+        fmt::format("{}: has format version {}, this program reads version {}\n"
+                    "hint: use the version of Chaski that wrote it",
+                    file.path(), version, kShardFormatVersion));
   const std::int64_t shard = read_integer_attribute(file, root, "shard");
   const std::int64_t num_shards = read_integer_attribute(file, root, "num_shards");
   if (num_shards < 1 || num_shards > kMaxShards || shard < 0 || shard >= num_shards)

@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 #include <sched.h>
 #include <thread>
-#include <utility>
 
 #include "kernels/device.h"
 
@@ -67,39 +66,6 @@ const void* host_data(const Tensor& tensor) {
 
 }  // namespace
 
-Request::Request(Request&& other) noexcept
-    : handle_(std::exchange(other.handle_, MPI_REQUEST_NULL)),
-      more_(std::move(other.more_)),
-      peer_(other.peer_) {
-  other.more_.clear();
-}
-
-Request& Request::operator=(Request&& other) noexcept {
-  if (this != &other) {
-    release();
-    handle_ = std::exchange(other.handle_, MPI_REQUEST_NULL);
-    more_.swap(other.more_);
-    peer_ = other.peer_;
-  }
-  return *this;
-}
-
-Request::~Request() {
-  release();
-}
-
-void Request::release() noexcept {
-  if (!active()) return;
-  int finalized = 0;
-  MPI_Finalized(&finalized);
-  if (finalized) return;
-  if (handle_ != MPI_REQUEST_NULL) MPI_Request_free(&handle_);
-  for (MPI_Request& part : more_) {
-    if (part != MPI_REQUEST_NULL) MPI_Request_free(&part);
-  }
-  more_.clear();
-}
-
 Communicator::Communicator(MpiRuntime& runtime) : runtime_(runtime) {
   check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "duplicate the communicator", -1);
   adopt();
@@ -134,7 +100,9 @@ void Communicator::check(int code, const char* what, int peer) {
   const std::string with = peer < 0 ? "all" : fmt::format("rank {}", peer);
   const std::string text = fmt::format("MPI: {} with {}: {}", what, with, error_text(code));
   if (means_dead_peer(code)) throw PeerFailure(text, dead_ranks());
-  throw std::runtime_error(text);
+  throw std::runtime_error(text +
+                           "\nhint: a process or the network has failed; `chaski train CONFIG "
+                           "--resume auto` goes on from the last checkpoint");
 }
 
 Request Communicator::isend(const void* data, std::int64_t bytes, int to, int tag) {
@@ -166,14 +134,6 @@ Request Communicator::irecv(void* data, std::int64_t bytes, int from, int tag) {
     bytes -= part;
   } while (bytes > 0);
   return request;
-}
-
-void Request::add(MPI_Request handle) {
-  if (handle_ == MPI_REQUEST_NULL) {
-    handle_ = handle;
-  } else {
-    more_.push_back(handle);
-  }
 }
 
 Request Communicator::isend(const Tensor& tensor, int to, int tag) {

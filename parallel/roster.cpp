@@ -17,10 +17,11 @@ Roster Roster::initial(int num_replicas, int num_stages, int num_processes) {
   }
   if (static_cast<std::int64_t>(num_replicas) * num_stages != num_processes) {
     throw std::invalid_argument(
-        fmt::format("parallel: data = {} x pipeline = {} needs {} processes, but {} were started\n"
+        fmt::format("parallel: data = {} x pipeline = {} needs {} processes, but {} started\n"
                     "hint: mpirun -n {}",
                     num_replicas, num_stages, static_cast<std::int64_t>(num_replicas) * num_stages,
-                    num_processes, static_cast<std::int64_t>(num_replicas) * num_stages));
+                    num_processes == 1 ? "1 was" : fmt::format("{} were", num_processes),
+                    static_cast<std::int64_t>(num_replicas) * num_stages));
   }
   Roster roster;
   roster.num_replicas_ = num_replicas;

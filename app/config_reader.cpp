@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cctype>
 #include <cerrno>
-#include <cmath>
 #include <cstring>
 #include <deque>
 #include <filesystem>
@@ -16,43 +15,11 @@
 
 #include "app/config_checks.h"
 #include "app/config_schema.h"
-#include "app/config_toml.h"
+#include "app/config_value.h"
 #include "data/utf8.h"
 
 namespace chaski {
 namespace {
-
-// Where a value was given, as errors name it: "run.toml:7" or "--set optimizer.lr=0".
-using Origin = std::string;
-
-// On one line, whatever of the file's text or of the command line an error repeats.
-std::string one_line(std::string text) {
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  }
-  return text;
-}
-
-[[noreturn]] void fail(const Origin& origin, const std::string& message, const std::string& hint) {
-  throw std::invalid_argument(one_line(origin + ": " + message) +
-                              (hint.empty() ? "" : "\nhint: " + one_line(hint)));
-}
-
-// A value, in an error's words.
-std::string describe(const toml::node& node) {
-  if (const auto* value = node.as_string()) return "the string " + quote_toml(value->get());
-  if (const auto* value = node.as_integer()) return fmt::format("the integer {}", value->get());
-  if (const auto* value = node.as_floating_point()) {
-    return fmt::format("the number {}", value->get());
-  }
-  if (const auto* value = node.as_boolean()) return value->get() ? "true" : "false";
-  if (node.is_table()) return "a table";
-  if (const auto* array = node.as_array()) {
-    return array->size() == 1 ? "an array of 1 value"
-                              : fmt::format("an array of {} values", array->size());
-  }
-  return "a date or time";
-}
 
 // toml++ 3.3 relies on a key's beginning behind '[' at the start of a line without checking it, and
 // goes astray on "[.a]" or "[=]". No value of a config has a line that begins so.
@@ -75,107 +42,10 @@ void check_table_headers(std::string_view text, const std::string& source) {
     const bool starts_key = std::isalnum(static_cast<unsigned char>(first)) || first == '_' ||
                             first == '-' || first == '"' || first == '\'' || first == ']';
     if (starts_key) continue;
-    fail(fmt::format("{}:{}", source, line_number), "not valid TOML: no name follows '['",
-         "a table is written [run]");
+    refuse_config(fmt::format("{}:{}", source, line_number), "not valid TOML: no name follows '['",
+                  "a table is written [run]");
   }
 }
-
-// Writes one value into a config after checking its type, range and choices.
-class Assignment {
- public:
-  Assignment(const ConfigKey& key, const toml::node& node, const Origin& origin)
-      : key_(key), node_(node), origin_(origin) {}
-
-  void operator()(std::int64_t* member) const {
-    const auto* value = node_.as_integer();
-    if (!value) fail_type();
-    check_range(static_cast<double>(value->get()), fmt::format("{}", value->get()));
-    *member = value->get();
-  }
-  void operator()(double* member) const { *member = number(node_); }
-  void operator()(bool* member) const {
-    const auto* value = node_.as_boolean();
-    if (!value) fail_type();
-    *member = value->get();
-  }
-  void operator()(std::string* member) const {
-    *member = string(node_);
-    if (!key_.choices.empty() && !member->empty()) choice_index(*member);
-  }
-  void operator()(std::vector<std::string>* member) const {
-    member->clear();
-    if (node_.is_string()) {
-      member->push_back(string(node_));
-      return;
-    }
-    const auto* array = node_.as_array();
-    if (!array) fail_type();
-    for (const toml::node& item : *array) member->push_back(string(item));
-  }
-  void operator()(std::array<double, 2>* member) const {
-    const auto* array = node_.as_array();
-    if (!array || array->size() != 2) fail_type();
-    for (std::size_t i = 0; i < 2; ++i) (*member)[i] = number(*array->get(i));
-  }
-  void operator()(ChoiceReference reference) const {
-    reference.set(reference.member, choice_index(string(node_)));
-  }
-
- private:
-  [[noreturn]] void fail_type() const {
-    std::string hint = key_.documentation;
-    const auto* number = node_.as_floating_point();
-    if (number && std::nearbyint(number->get()) == number->get() &&
-        std::abs(number->get()) < 1e15) {
-      hint = fmt::format("write {:.0f}", number->get());
-    }
-    fail(origin_,
-         fmt::format("{} is {} but must be {}", key_.dotted_name(), describe(node_),
-                     key_.type_text()),
-         hint);
-  }
-
-  double number(const toml::node& node) const {
-    if (!node.is_number()) fail_type();
-    const double value = *node.value<double>();
-    check_range(value, fmt::format("{}", value));
-    return value;
-  }
-
-  std::string string(const toml::node& node) const {
-    const auto* value = node.as_string();
-    if (!value) fail_type();
-    if (value->get().find('\0') != std::string::npos) {
-      fail(origin_, fmt::format("{} has a zero byte", key_.dotted_name()), "");
-    }
-    return value->get();
-  }
-
-  void check_range(double value, const std::string& text) const {
-    if (std::isfinite(value) && key_.range.contains(value)) return;
-    const std::string range = key_.range.text(value);
-    const std::string allowed =
-        std::isfinite(value)
-            ? range
-            : std::string("finite") + (range.empty() ? std::string() : " and " + range);
-    fail(origin_, fmt::format("{} is {} but must be {}", key_.dotted_name(), text, allowed),
-         key_.documentation);
-  }
-
-  int choice_index(const std::string& value) const {
-    for (std::size_t i = 0; i < key_.choices.size(); ++i) {
-      if (key_.choices[i] == value) return static_cast<int>(i);
-    }
-    fail(origin_,
-         fmt::format("{} is {} but must be {}", key_.dotted_name(), quote_toml(value),
-                     key_.allowed_text()),
-         key_.documentation);
-  }
-
-  const ConfigKey& key_;
-  const toml::node& node_;
-  const Origin& origin_;
-};
 
 // Collects the values of a file and of --set, then makes a config of them.
 class ConfigReader {
@@ -186,23 +56,23 @@ class ConfigReader {
     const toml::table& root = parse(text, source_);
     for (const auto& [name, node] : root) {
       const std::string table_name(name.str());
-      const Origin origin = origin_of(name.source().begin.line);
+      const ConfigOrigin origin = origin_of(name.source().begin.line);
       const toml::table* table = node.as_table();
       if (!table) {
-        fail(origin, "unknown key " + table_name, hint_for_unknown_key("", table_name));
+        refuse_config(origin, "unknown key " + table_name, hint_for_unknown_key("", table_name));
       }
       read_table(table_name, *table, origin);
     }
   }
 
   void read_override(const std::string& argument) {
-    const Origin origin = "--set " + argument;
+    const ConfigOrigin origin = "--set " + argument;
     const std::size_t equals = argument.find('=');
     const std::string name = argument.substr(0, equals);
     const std::size_t dot = name.find('.');
     if (equals == std::string::npos || dot == std::string::npos) {
-      fail(origin, "this is not of the form table.key=value",
-           "for example --set optimizer.lr=0.001");
+      refuse_config(origin, "this is not of the form table.key=value",
+                    "for example --set optimizer.lr=0.001");
     }
     const std::string table = name.substr(0, dot);
     require_table(table, origin);
@@ -215,7 +85,7 @@ class ConfigReader {
     assign(config, "model.preset");
     if (!config.model.preset.empty()) take_preset(config);
     for (const auto& [key, value] : given_) {
-      std::visit(Assignment(*key, *value.node, value.origin), key->field(config));
+      assign_config_value(config, *key, *value.node, value.origin);
     }
     located([&] { resolve(config); });
     located([&] { check_config(config); });
@@ -225,7 +95,7 @@ class ConfigReader {
  private:
   struct Given {
     const toml::node* node;
-    Origin origin;
+    ConfigOrigin origin;
   };
 
   const toml::table& parse(std::string_view text, const std::string& source) {
@@ -233,40 +103,43 @@ class ConfigReader {
     try {
       return documents_.emplace_back(toml::parse(text));
     } catch (const toml::parse_error& error) {
-      fail(fmt::format("{}:{}", source, error.source().begin.line),
-           "not valid TOML: " + std::string(error.description()),
-           "strings stand in quotes, keys below their [table]");
+      refuse_config(fmt::format("{}:{}", source, error.source().begin.line),
+                    "not valid TOML: " + std::string(error.description()),
+                    "strings stand in quotes, keys below their [table]");
     }
   }
 
-  Origin origin_of(toml::source_index line) const { return fmt::format("{}:{}", source_, line); }
+  ConfigOrigin origin_of(toml::source_index line) const {
+    return fmt::format("{}:{}", source_, line);
+  }
 
-  void require_table(const std::string& name, const Origin& origin) const {
+  void require_table(const std::string& name, const ConfigOrigin& origin) const {
     for (const ConfigTable& table : config_tables()) {
       if (table.name == name) return;
     }
-    fail(origin, fmt::format("unknown table [{}]", name), hint_for_unknown_table(name));
+    refuse_config(origin, fmt::format("unknown table [{}]", name), hint_for_unknown_table(name));
   }
 
   const ConfigKey& require_key(const std::string& table, const std::string& name,
-                               const Origin& origin) const {
+                               const ConfigOrigin& origin) const {
     const ConfigKey* key = find_config_key(table + "." + name);
     if (!key) {
-      fail(origin, fmt::format("unknown key {}.{}", table, name),
-           hint_for_unknown_key(table, name));
+      refuse_config(origin, fmt::format("unknown key {}.{}", table, name),
+                    hint_for_unknown_key(table, name));
     }
     return *key;
   }
 
-  void read_table(const std::string& table_name, const toml::table& table, const Origin& origin) {
+  void read_table(const std::string& table_name, const toml::table& table,
+                  const ConfigOrigin& origin) {
     require_table(table_name, origin);
     for (const auto& [name, node] : table) {
-      const Origin key_origin = origin_of(name.source().begin.line);
+      const ConfigOrigin key_origin = origin_of(name.source().begin.line);
       const std::string key_name(name.str());
       const ConfigKey* key = find_config_key(table_name + "." + key_name);
       if (!key && node.is_table()) {
-        fail(key_origin, fmt::format("unknown table [{}.{}]", table_name, key_name),
-             hint_for_unknown_key(table_name, key_name));
+        refuse_config(key_origin, fmt::format("unknown table [{}.{}]", table_name, key_name),
+                      hint_for_unknown_key(table_name, key_name));
       }
       given_[&require_key(table_name, key_name, key_origin)] = {&node, key_origin};
     }
@@ -275,14 +148,14 @@ class ConfigReader {
   // The value of an override: TOML where it is, else the text itself. So too where the key wants a
   // string and the text would read as something else (a run's name of digits).
   const toml::node& override_value(const ConfigKey& key, const std::string& text,
-                                   const Origin& origin) {
+                                   const ConfigOrigin& origin) {
     TrainConfig scratch;
     const ConfigField field = key.field(scratch);
     const bool wants_string = std::holds_alternative<std::string*>(field) ||
                               std::holds_alternative<ChoiceReference>(field);
     const bool wants_strings = std::holds_alternative<std::vector<std::string>*>(field);
     if (text.find('\n') != std::string::npos || valid_utf8_prefix(text) != text.size()) {
-      fail(origin, "the value must be one line of UTF-8", "");
+      refuse_config(origin, "the value must be one line of UTF-8", "");
     }
     if (const toml::node* node = parse_value(text)) {
       const bool fits = wants_string    ? node->is_string()
@@ -290,8 +163,8 @@ class ConfigReader {
                                         : true;
       if (fits) return *node;
     } else if (!text.empty() && std::strchr("[{\"'", text[0])) {
-      fail(origin, "the value is not valid TOML",
-           "quote it from the shell: --set 'a.b=[\"x\", \"y\"]'");
+      refuse_config(origin, "the value is not valid TOML",
+                    "quote it from the shell: --set 'a.b=[\"x\", \"y\"]'");
     }
     return *documents_.emplace_back(toml::table{{"value", text}}).get("value");
   }
@@ -314,7 +187,7 @@ class ConfigReader {
     const ConfigKey* key = find_config_key(dotted_name);
     const auto found = given_.find(key);
     if (found == given_.end()) return;
-    std::visit(Assignment(*key, *found->second.node, found->second.origin), key->field(config));
+    assign_config_value(config, *key, *found->second.node, found->second.origin);
   }
 
   // A preset's derived sizes are derived anew where a key that they come from is given.
@@ -365,7 +238,7 @@ class ConfigReader {
     }
   }
 
-  Origin origin_of_error(const std::string& message) const {
+  ConfigOrigin origin_of_error(const std::string& message) const {
     std::size_t first = std::string::npos, length = 0;
     const ConfigKey* named = nullptr;
     for (const ConfigKey& key : config_keys()) {
@@ -389,13 +262,13 @@ class ConfigReader {
 std::string read_text(const std::string& path) {
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) {
-    fail(path, "this is a folder, not a config", "give a .toml file");
+    refuse_config(path, "this is a folder, not a config", "give a .toml file");
   }
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   if (!file) {
-    fail(path, fmt::format("the config cannot be read: {}", std::strerror(errno)),
-         "configs/ has examples; docs/config.md explains every key");
+    refuse_config(path, fmt::format("the config cannot be read: {}", std::strerror(errno)),
+                  "configs/ has examples; docs/config.md explains every key");
   }
   std::ostringstream text;
   text << file.rdbuf();

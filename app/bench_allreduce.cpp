@@ -167,25 +167,18 @@ class AllreduceBenchmark {
 };
 
 void print_table(const nlohmann::json& report) {
-  fmt::print("gradients of {}, {}, summed over {} processes; {}\n\n",
-             report["preset"].get<std::string>(),
+  fmt::print("gradients of {}, {}, summed over {}; {}\n\n", report["preset"].get<std::string>(),
              format_bytes(report["gradient_bytes"].get<std::int64_t>()),
-             report["processes"].get<int>(), report["mpi"].get<std::string>());
+             format_number_of(report["processes"].get<int>(), "process", "processes"),
+             report["mpi"].get<std::string>());
   ReportTable table(
       {"way", "GB/s", "best GB/s", "median ms", "best ms", "worst ms", "CPU ms", "share"});
-  for (const nlohmann::json& line : report["lines"]) {
-    const auto rate = [&](const char* key) {
-      return fmt::format("{:.2f}", 1e-9 * line[key].get<double>());
-    };
-    const auto milliseconds = [](const nlohmann::json& seconds) {
-      return fmt::format("{:.2f}", 1e3 * seconds.get<double>());
-    };
-    const nlohmann::json& seconds = line["seconds"];
-    table.add({line["way"].get<std::string>(), rate("bytes_per_second"),
-               rate("best_bytes_per_second"), milliseconds(seconds["median"]),
-               milliseconds(seconds["best"]), milliseconds(seconds["worst"]),
-               milliseconds(line["cpu_seconds"]),
-               fmt::format("{:.3f}", line["share"].get<double>())});
+  for (const nlohmann::json& way : report["lines"]) {
+    const ReportLine line(way);
+    table.add({line.text("way"), line.number("bytes_per_second", 2, 1e-9),
+               line.number("best_bytes_per_second", 2, 1e-9), line.milliseconds("median", 2),
+               line.milliseconds("best", 2), line.milliseconds("worst", 2),
+               line.number("cpu_seconds", 2, 1e3), line.number("share", 3)});
   }
   table.print();
   fmt::print(

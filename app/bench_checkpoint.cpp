@@ -199,22 +199,19 @@ class CheckpointBenchmark {
 };
 
 void print_table(const nlohmann::json& report) {
-  fmt::print("checkpoint of {}: weights and two moments, {}; {} threads\n\n",
+  fmt::print("checkpoint of {}: weights and two moments, {}; {}\n\n",
              report["preset"].get<std::string>(),
-             format_bytes(report["state_bytes"].get<std::int64_t>()), report["threads"].get<int>());
+             format_bytes(report["state_bytes"].get<std::int64_t>()),
+             format_number_of(report["threads"].get<int>(), "thread"));
   ReportTable table({"part", "GB/s", "best GB/s", "median s", "best s", "worst s", "plain GB/s",
                      "plain best", "share"});
-  for (const nlohmann::json& line : report["lines"]) {
-    const auto rate = [&](const char* key) {
-      return fmt::format("{:.2f}", 1e-9 * line[key].get<double>());
-    };
-    const auto seconds = [&](const char* key) {
-      return fmt::format("{:.3f}", line["seconds"][key].get<double>());
-    };
-    table.add({line["part"].get<std::string>(), rate("bytes_per_second"),
-               rate("best_bytes_per_second"), seconds("median"), seconds("best"), seconds("worst"),
-               rate("plain_bytes_per_second"), rate("plain_best_bytes_per_second"),
-               fmt::format("{:.3f}", line["share"].get<double>())});
+  for (const nlohmann::json& part : report["lines"]) {
+    const ReportLine line(part);
+    table.add({line.text("part"), line.number("bytes_per_second", 2, 1e-9),
+               line.number("best_bytes_per_second", 2, 1e-9), line.seconds("median", 3),
+               line.seconds("best", 3), line.seconds("worst", 3),
+               line.number("plain_bytes_per_second", 2, 1e-9),
+               line.number("plain_best_bytes_per_second", 2, 1e-9), line.number("share", 3)});
   }
   table.print();
   const auto seconds = [&](const char* what) {

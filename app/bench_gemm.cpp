@@ -116,20 +116,13 @@ void print_table(const nlohmann::json& report) {
              report["tokens"].get<std::int64_t>(), machine_line(report["machine"]));
   ReportTable table({"layer", "pass", "m", "n", "k", "a step", "weight", "median ms", "best ms",
                      "worst ms", "GFLOP/s", "share"});
-  for (const nlohmann::json& line : report["gemms"]) {
-    const nlohmann::json& seconds = line["seconds"];
-    const auto milliseconds = [&](const char* key) {
-      return fmt::format("{:.2f}", 1e3 * seconds[key].get<double>());
-    };
-    const auto integer = [&](const char* key) {
-      return fmt::format("{}", line[key].get<std::int64_t>());
-    };
-    table.add({line["layer"].get<std::string>(), line["pass"].get<std::string>(), integer("m"),
-               integer("n"), integer("k"), fmt::format("{:g}", line["per_step"].get<double>()),
-               fmt::format("{:.3f}", line["step_weight"].get<double>()), milliseconds("median"),
-               milliseconds("best"), milliseconds("worst"),
-               fmt::format("{:.0f}", line["gflops"].get<double>()),
-               fmt::format("{:.3f}", line["share"].get<double>())});
+  for (const nlohmann::json& gemm : report["gemms"]) {
+    const ReportLine line(gemm);
+    table.add({line.text("layer"), line.text("pass"), line.integer("m"), line.integer("n"),
+               line.integer("k"), fmt::format("{:g}", gemm["per_step"].get<double>()),
+               line.number("step_weight", 3), line.milliseconds("median", 2),
+               line.milliseconds("best", 2), line.milliseconds("worst", 2),
+               line.number("gflops", 0), line.number("share", 3)});
   }
   table.print();
   fmt::print(

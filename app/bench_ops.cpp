@@ -108,15 +108,11 @@ void print_table(const nlohmann::json& report) {
              report["micro_batch"].get<std::int64_t>(),
              report["sequence_length"].get<std::int64_t>(), machine_line(report["machine"]));
   ReportTable table({"op", "median ms", "best ms", "worst ms", "rate", "unit", "ceiling", "share"});
-  for (const nlohmann::json& line : report["ops"]) {
-    const nlohmann::json& seconds = line["seconds"];
-    const auto milliseconds = [&](const char* key) {
-      return fmt::format("{:.3f}", 1e3 * seconds[key].get<double>());
-    };
-    table.add({line["op"].get<std::string>(), milliseconds("median"), milliseconds("best"),
-               milliseconds("worst"), fmt::format("{:.1f}", line["rate"].get<double>()),
-               line["unit"].get<std::string>(), line["bound"].get<std::string>(),
-               fmt::format("{:.3f}", line["share"].get<double>())});
+  for (const nlohmann::json& op : report["ops"]) {
+    const ReportLine line(op);
+    table.add({line.text("op"), line.milliseconds("median", 3), line.milliseconds("best", 3),
+               line.milliseconds("worst", 3), line.number("rate", 1), line.text("unit"),
+               line.text("bound"), line.number("share", 3)});
   }
   table.print();
   const nlohmann::json& memory = report["memory_gb_per_second"];

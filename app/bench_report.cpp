@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 #include <stdexcept>
 
+#include "app/human_format.h"
 #include "kernels/cpu_isa.h"
 #include "kernels/matmul.h"
 
@@ -79,6 +80,18 @@ void ReportTable::print() const {
   }
 }
 
+std::string ReportLine::number(const char* key, int decimals, double scale) const {
+  return fmt::format("{:.{}f}", scale * line_[key].get<double>(), decimals);
+}
+
+std::string ReportLine::seconds(const char* which, int decimals) const {
+  return ReportLine(line_["seconds"]).number(which, decimals);
+}
+
+std::string ReportLine::milliseconds(const char* which, int decimals) const {
+  return ReportLine(line_["seconds"]).number(which, decimals, 1e3);
+}
+
 void print_json(const nlohmann::json& report) {
   fmt::print("{}\n", report.dump(2));
 }
@@ -90,7 +103,7 @@ nlohmann::json describe_machine(int num_threads) {
 }
 
 std::string machine_line(const nlohmann::json& machine) {
-  return fmt::format("{} threads, {}, {}", machine["threads"].get<int>(),
+  return fmt::format("{}, {}, {}", format_number_of(machine["threads"].get<int>(), "thread"),
                      machine["instruction_set"].get<std::string>(),
                      machine["gemm_library"].get<std::string>());
 }

@@ -66,6 +66,23 @@ class ReportTable {
   std::vector<std::vector<std::string>> rows_;
 };
 
+// One line of a report as a table's cells.
+class ReportLine {
+ public:
+  explicit ReportLine(const nlohmann::json& line) : line_(line) {}  // must outlive this object
+
+  std::string text(const char* key) const { return line_[key].get<std::string>(); }
+  std::string integer(const char* key) const { return line_[key].dump(); }
+  // The value times `scale`.
+  std::string number(const char* key, int decimals, double scale = 1.0) const;
+  // "best", "median" or "worst" of to_json(Spread).
+  std::string seconds(const char* which, int decimals) const;
+  std::string milliseconds(const char* which, int decimals) const;
+
+ private:
+  const nlohmann::json& line_;
+};
+
 void print_json(const nlohmann::json& report);
 
 // {"threads", "instruction_set", "gemm_library"}: what every benchmark says of the machine.

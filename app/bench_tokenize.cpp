@@ -196,17 +196,11 @@ void print_table(const nlohmann::json& report) {
              report["vocab_size"].get<int>());
   ReportTable table(
       {"part", "threads", "MB/s", "best MB/s", "median s", "best s", "worst s", "share"});
-  for (const nlohmann::json& line : report["lines"]) {
-    const auto rate = [&](const char* key) {
-      return fmt::format("{:.2f}", 1e-6 * line[key].get<double>());
-    };
-    const auto seconds = [&](const char* key) {
-      return fmt::format("{:.3f}", line["seconds"][key].get<double>());
-    };
-    table.add({line["part"].get<std::string>(), fmt::format("{}", line["threads"].get<int>()),
-               rate("bytes_per_second"), rate("best_bytes_per_second"), seconds("median"),
-               seconds("best"), seconds("worst"),
-               fmt::format("{:.3f}", line["share"].get<double>())});
+  for (const nlohmann::json& part : report["lines"]) {
+    const ReportLine line(part);
+    table.add({line.text("part"), line.integer("threads"), line.number("bytes_per_second", 2, 1e-6),
+               line.number("best_bytes_per_second", 2, 1e-6), line.seconds("median", 3),
+               line.seconds("best", 3), line.seconds("worst", 3), line.number("share", 3)});
   }
   table.print();
   fmt::print("\npipeline  {} of text to {} tokens, written as a token file\nmemory    {} at most\n",

@@ -50,4 +50,10 @@ std::string format_duration(double seconds) {
   return fmt::format("{}d{:02}h", whole / 86400, whole % 86400 / 3600);
 }
 
+std::string format_number_of(std::int64_t count, const std::string& singular,
+                             const std::string& plural) {
+  if (count == 1) return "1 " + singular;
+  return fmt::format("{} {}", count, plural.empty() ? singular + "s" : plural);
+}
+
 }  // namespace chaski

@@ -108,11 +108,11 @@ void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
   const MachineRates& rates = *machine.rates;
   const StepTime& time = *plan.time;
   print_line("measured",
-             fmt::format("{} threads: GEMM ceiling {:.0f} GFLOP/s, this model's products {:.0f}, "
+             fmt::format("{}: GEMM ceiling {:.0f} GFLOP/s, this model's products {:.0f}, "
                          "attention {:.0f} and {:.0f}, copy {:.1f} GB/s",
-                         rates.threads, 1e-9 * rates.gemm_ceiling, 1e-9 * rates.gemm,
-                         1e-9 * rates.attention_forward, 1e-9 * rates.attention_backward,
-                         1e-9 * rates.copy));
+                         format_number_of(rates.threads, "thread"), 1e-9 * rates.gemm_ceiling,
+                         1e-9 * rates.gemm, 1e-9 * rates.attention_forward,
+                         1e-9 * rates.attention_backward, 1e-9 * rates.copy));
   print_line(
       "time",
       fmt::format("{:.3f} s a step, at least {:.3f} at the ceilings (products {:.3f}, "
@@ -122,8 +122,8 @@ void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
                   time.traffic_seconds, time.reduction_seconds, time.idle_seconds));
   print_line(
       "schedule",
-      fmt::format("{:.0f} tokens/s; {} steps take {}", plan.tokens_per_second(),
-                  plan.config.schedule.steps,
+      fmt::format("{:.0f} tokens/s; the schedule of {} takes {}", plan.tokens_per_second(),
+                  format_number_of(plan.config.schedule.steps, "step"),
                   format_duration(time.seconds * static_cast<double>(plan.config.schedule.steps))));
 }
 
@@ -254,16 +254,18 @@ nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine
 void print_plan(const TrainingPlan& plan, const PlanningMachine& machine,
                 const std::vector<WhatIf>& neighbours) {
   const LlamaConfig& model = plan.config.model.llama;
-  print_line("model", fmt::format("{} parameters: {} layers, hidden {}, FFN {}, vocabulary {}",
+  print_line("model", fmt::format("{} parameters: {}, hidden {}, FFN {}, vocabulary {}",
                                   format_count(static_cast<double>(model.num_parameters())),
-                                  model.num_layers, model.hidden_size, model.intermediate_size,
-                                  model.vocab_size));
-  print_line("layout",
-             fmt::format("{} replicas x {} stages, {} threads a process; {} micro-batches of {} x "
-                         "{} tokens each",
-                         plan.layout.num_replicas, plan.layout.num_stages, plan.threads,
-                         plan.layout.micro_batches, plan.config.parallel.micro_batch,
-                         plan.config.data.sequence_length));
+                                  format_number_of(model.num_layers, "layer"), model.hidden_size,
+                                  model.intermediate_size, model.vocab_size));
+  print_line(
+      "layout",
+      fmt::format("{} x {}, {} a process; {} of {} x {} tokens each",
+                  format_number_of(plan.layout.num_replicas, "replica"),
+                  format_number_of(plan.layout.num_stages, "stage"),
+                  format_number_of(plan.threads, "thread"),
+                  format_number_of(plan.layout.micro_batches, "micro-batch", "micro-batches"),
+                  plan.config.parallel.micro_batch, plan.config.data.sequence_length));
   print_time(plan, machine);
   print_memory(plan);
   fmt::print("\n");

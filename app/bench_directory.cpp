@@ -18,7 +18,8 @@ BenchDirectory::BenchDirectory(const std::string& parent) {
   std::string name = where + "/chaski-bench-XXXXXX";
   if (mkdtemp(name.data()) == nullptr) {
     throw std::runtime_error(
-        fmt::format("{}: cannot create a folder in it: {}", where, std::strerror(errno)));
+        fmt::format("{}: cannot create a folder in it: {}\nhint: --dir names another folder", where,
+                    std::strerror(errno)));
   }
   path_ = name;
 }

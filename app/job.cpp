@@ -8,21 +8,25 @@
 #include <stdexcept>
 #include <unistd.h>
 
+#include "app/program_error.h"
+
 namespace chaski {
 namespace {
 
 // First character of the message that says how the work ended.
 constexpr char kDone = 'd';
-constexpr char kWrongInput = 'i';
+constexpr char kRefused = 'i';
 constexpr char kFailed = 'f';
 
 std::string outcome_of(const std::function<std::string()>& work) {
   try {
     return kDone + work();
   } catch (const std::invalid_argument& error) {
-    return std::string(1, kWrongInput) + error.what();
+    return std::string(1, kRefused) + error.what();
   } catch (const std::exception& error) {
-    return std::string(1, kFailed) + error.what();
+    const ProgramError described = describe_error(error);
+    const std::string hint = described.hint.empty() ? "" : "\nhint: " + described.hint;
+    return kFailed + described.message + hint;
   }
 }
 
@@ -46,7 +50,7 @@ std::string run_on_root(Communicator& communicator, const std::function<std::str
   if (communicator.rank() == 0) outcome = outcome_of(work);
   communicator.broadcast(outcome, 0);
   const std::string text = outcome.substr(1);
-  if (outcome[0] == kWrongInput) throw std::invalid_argument(text);
+  if (outcome[0] == kRefused) throw std::invalid_argument(text);
   if (outcome[0] == kFailed) throw std::runtime_error(text);
   return text;
 }

@@ -1,5 +1,6 @@
 #include "app/program_error.h"
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <fmt/format.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include "app/mpi_session.h"
+#include "fault/file_system.h"
 
 namespace chaski {
 namespace {
@@ -30,6 +32,29 @@ ProgramError split(const std::string& what, int exit_code) {
   const std::size_t hint = what.find(mark);
   if (hint == std::string::npos) return {one_line(what), "", exit_code};
   return {one_line(what.substr(0, hint)), one_line(what.substr(hint + mark.size())), exit_code};
+}
+
+// What helps against an operation that the system refused; empty where nothing is known.
+const char* hint_against(int error_number) {
+  switch (error_number) {
+    case EACCES:
+    case EPERM:
+      return "check the permissions of it and of its folders";
+    case ENOSPC:
+    case EDQUOT:
+      return "free some space on that disk";
+    case EROFS:
+      return "that disk can only be read; choose a folder on another";
+    case EMFILE:
+    case ENFILE:
+      return "raise the number of files that a process may open (`ulimit -n`)";
+    case ENAMETOOLONG:
+      return "choose a shorter path";
+    case EIO:
+      return "the disk or the network to it fails; the system's log tells more";
+    default:
+      return "";
+  }
 }
 
 [[noreturn]] void on_terminate() {
@@ -59,6 +84,10 @@ ProgramError describe_error(const std::exception& error) {
   }
   if (dynamic_cast<const std::invalid_argument*>(&error)) return split(error.what(), kWrongInput);
   ProgramError described = split(error.what(), kRunFailed);
+  const auto* file_error = dynamic_cast<const FileError*>(&error);
+  if (file_error && described.hint.empty()) {
+    described.hint = hint_against(file_error->error_number());
+  }
   if (dynamic_cast<const std::logic_error*>(&error)) {
     described.message = "internal error: " + described.message;
   }

@@ -8,9 +8,11 @@
 
 #include "app/config.h"
 #include "app/evaluation.h"
+#include "app/input_files.h"
 #include "app/job.h"
 #include "app/loaded_model.h"
 #include "app/mpi_session.h"
+#include "data/background_verification.h"
 
 namespace chaski {
 namespace {
@@ -28,14 +30,15 @@ struct EvalArguments {
 
 // The validation part where every file has one, else the train part; or what was asked for.
 std::shared_ptr<const TokenStream> open_stream(const EvalArguments& arguments) {
+  const std::vector<std::string> paths = resolve_input_files("--data", arguments.data);
   Part part = Part::validation;
   if (arguments.part == "train") part = Part::train;
   if (arguments.part.empty()) {
-    for (const std::string& path : arguments.data) {
+    for (const std::string& path : paths) {
       if (!TokenFile::open(path)->has_part(Part::validation)) part = Part::train;
     }
   }
-  return TokenStream::open(arguments.data, part);
+  return TokenStream::open(paths, part);
 }
 
 void check_fits(const CheckpointReader& checkpoint, const TokenStream& stream) {
@@ -55,27 +58,40 @@ void check_fits(const CheckpointReader& checkpoint, const TokenStream& stream) {
   }
 }
 
-// What was asked for, or what the model was trained with, or, for an imported one, all positions.
-std::int64_t sequence_length_for(const EvalArguments& arguments,
-                                 const CheckpointMetadata& metadata) {
+// Imported models have positions for far longer texts than an evaluation has the memory or time
+// for.
+constexpr std::int64_t kMostDefaultLength = 2048;
+
+struct WindowLength {
+  std::int64_t tokens;
+  const char* reason;
+};
+
+WindowLength window_length(const EvalArguments& arguments, const CheckpointMetadata& metadata) {
   const std::int64_t positions = metadata.model.max_position_embeddings;
   if (arguments.sequence_length > positions) {
     throw std::invalid_argument(
         fmt::format("--sequence-length {} is not allowed: the model has positions for 1 to {}",
                     arguments.sequence_length, positions));
   }
-  if (arguments.sequence_length > 0) return arguments.sequence_length;
-  if (metadata.config_toml.empty()) return positions;
-  return parse_config(metadata.config_toml, "the checkpoint's config").data.sequence_length;
+  if (arguments.sequence_length > 0) return {arguments.sequence_length, "as asked for"};
+  if (metadata.config_toml.empty()) {
+    if (positions <= kMostDefaultLength) return {positions, "all of the model's positions"};
+    return {kMostDefaultLength, "the default for a model that was not trained here"};
+  }
+  return {parse_config(metadata.config_toml, "the checkpoint's config").data.sequence_length,
+          "as in training"};
 }
 
 void print_result(const EvalArguments& arguments, const CheckpointReader& checkpoint,
-                  const TokenStream& stream, const EvaluationResult& result) {
+                  const TokenStream& stream, const WindowLength& length,
+                  const EvaluationResult& result) {
   const double bits_per_byte = result.bits_per_byte(tokens_per_byte(stream));
   if (arguments.json) {
     nlohmann::ordered_json report;
     report["checkpoint"] = checkpoint.path();
     report["part"] = name_of(stream.part());
+    report["sequence_length"] = length.tokens;
     report["tokens"] = result.tokens;
     report["loss"] = result.loss();
     report["perplexity"] = result.perplexity();
@@ -85,6 +101,7 @@ void print_result(const EvalArguments& arguments, const CheckpointReader& checkp
   }
   fmt::print("checkpoint     {} (step {})\n", checkpoint.path(), checkpoint.metadata().step);
   fmt::print("data           {} part, {} tokens\n", name_of(stream.part()), result.tokens);
+  fmt::print("windows        {} tokens each ({})\n", length.tokens, length.reason);
   fmt::print("loss           {:.6f} nats per token\n", result.loss());
   fmt::print("perplexity     {:.4f}\n", result.perplexity());
   fmt::print("bits per byte  {:.4f}\n", bits_per_byte);
@@ -99,7 +116,8 @@ void run_eval(const EvalArguments& arguments) {
   StageOptions options;
   options.training = false;
   options.micro_batch = arguments.micro_batch;
-  options.sequence_length = sequence_length_for(arguments, checkpoint.metadata());
+  const WindowLength length = window_length(arguments, checkpoint.metadata());
+  options.sequence_length = length.tokens;
   const auto stage = load_model(*device, checkpoint, options);
   const Roster roster = Roster::initial(communicator.size(), 1, communicator.size());
   const Slot slot{.replica = communicator.rank(), .stage = 0};
@@ -110,15 +128,21 @@ void run_eval(const EvalArguments& arguments) {
       communicator, executor, roster, slot, tensors, options.micro_batch, options.sequence_length};
   std::optional<ProgressBar> progress;
   if (communicator.rank() == 0) {
-    const EvaluationWindows mine(stream, options.sequence_length, 0, communicator.size(),
-                                 arguments.max_tokens);
-    progress.emplace("eval", static_cast<std::int64_t>(mine.shard_windows()), "windows");
+    const EvaluationWindows all(stream, options.sequence_length, 0, 1, arguments.max_tokens);
+    progress.emplace("eval", static_cast<std::int64_t>(all.num_windows()), "windows");
   }
+  std::optional<BackgroundVerification> verification;
+  if (communicator.rank() == 0) verification.emplace(std::vector{stream});
   const EvaluationResult result =
       evaluate(setting, stream, arguments.max_tokens, progress ? &*progress : nullptr);
+  run_on_root(communicator, [&] {
+    // Where only the beginning was asked for, the rest may take far longer to read.
+    arguments.max_tokens > 0 ? verification->check() : verification->wait();
+    return std::string();
+  });
   if (communicator.rank() != 0) return;
   progress->finish();
-  print_result(arguments, checkpoint, *stream, result);
+  print_result(arguments, checkpoint, *stream, length, result);
 }
 
 }  // namespace
@@ -129,19 +153,24 @@ void register_eval_command(CLI::App& app) {
       "eval", "Perplexity and bits per byte of a model on token files; also under mpirun");
   command->add_option("--checkpoint", arguments->checkpoint, "Checkpoint or run directory")
       ->required();
-  command->add_option("--data", arguments->data, "Token files")->required();
+  command->add_option("--data", arguments->data, "Token files; globs too")->required();
   command
       ->add_option("--part", arguments->part,
                    "Part of the token files; default: validation where all have it, else train")
       ->check(CLI::IsMember({"train", "validation"}));
   command
-      ->add_option("--sequence-length", arguments->sequence_length,
-                   "Tokens of a window; default: as in training")
+      ->add_option(
+          "--sequence-length", arguments->sequence_length,
+          fmt::format("Tokens of a window; default: as in training; for an imported model all "
+                      "of its positions, at most {}",
+                      kMostDefaultLength))
       ->check(CLI::Range(1, 1 << 30));
   command->add_option("--micro-batch", arguments->micro_batch, "Windows at a time")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
-  command->add_option("--max-tokens", arguments->max_tokens, "Only so many from the beginning")
+  command
+      ->add_option("--max-tokens", arguments->max_tokens,
+                   "Only so many from the beginning, rounded up to whole windows")
       ->check(CLI::Range(1, 1 << 30));
   command->add_option("--threads", arguments->threads, "CPU threads a process; 0: its share")
       ->check(CLI::Range(0, 4096))

@@ -15,6 +15,18 @@ double EvaluationResult::bits_per_byte(double tokens_per_byte) const {
   return loss() / std::numbers::ln2 * tokens_per_byte;
 }
 
+namespace {
+
+// How many windows all processes have read, judged by this one: their shares are equal but for one
+// window, and counting each other's would make them wait.
+std::int64_t windows_of_job(const EvaluationWindows& windows) {
+  const double share =
+      static_cast<double>(windows.windows_read()) / static_cast<double>(windows.shard_windows());
+  return std::llround(share * static_cast<double>(windows.num_windows()));
+}
+
+}  // namespace
+
 EvaluationResult evaluate(const EvaluationSetting& setting,
                           const std::shared_ptr<const TokenStream>& stream, std::int64_t max_tokens,
                           ProgressBar* progress) {
@@ -29,8 +41,8 @@ EvaluationResult evaluate(const EvaluationSetting& setting,
     sums[0] += result.loss_sum;
     sums[1] += static_cast<double>(result.num_targets);
     if (progress != nullptr) {
-      const auto seen = static_cast<std::int64_t>(windows.windows_read());
-      progress->update(seen, sums[1] > 0 ? fmt::format("loss {:.4f}", sums[0] / sums[1]) : "");
+      progress->update(windows_of_job(windows),
+                       sums[1] > 0 ? fmt::format("loss {:.4f}", sums[0] / sums[1]) : "");
     }
   }
   setting.communicator.all_reduce_sum(std::span<double>(sums));

@@ -36,7 +36,8 @@ struct EvaluationSetting {
 };
 
 // Token-weighted loss of the stream's first `max_tokens` targets, rounded up to whole windows (0:
-// all). The result is the same on every process. `progress` may be null.
+// all). The result is the same on every process. `progress` counts the windows of the
+// whole job and may be null.
 EvaluationResult evaluate(const EvaluationSetting& setting,
                           const std::shared_ptr<const TokenStream>& stream, std::int64_t max_tokens,
                           ProgressBar* progress);

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "app/file_description.h"
+#include "app/file_kind.h"
 #include "app/human_format.h"
 #include "data/token_file.h"
 
@@ -22,34 +23,63 @@ struct InspectArguments {
   bool config = false;
 };
 
-bool is_safetensors(const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  return fs::path(path).extension() == ".safetensors" ||
-         fs::exists(path + "/model.safetensors", ignored) ||
-         fs::exists(path + "/model.safetensors.index.json", ignored);
+// Readers take what they do not recognise for a file of another kind; where the file is one of
+// theirs, judged by what is left of it, that is damage.
+[[noreturn]] void throw_damaged(const InspectArguments& arguments, const FileGuess& guess,
+                                const std::string& reason) {
+  throw std::runtime_error(fmt::format("{}: looks like {}, but is damaged: {}", arguments.path,
+                                       guess.looks_like, reason));
 }
 
-Json describe(const InspectArguments& arguments) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(arguments.path, ignored))
-    throw std::invalid_argument(arguments.path + ": does not exist");
-  if (is_safetensors(arguments.path)) return describe_safetensors(arguments.path);
-  if (!std::filesystem::is_directory(arguments.path, ignored) &&
-      TokenFile::is_token_file(arguments.path))
-    return describe_token_file(arguments.path, arguments.verify);
+Json describe_damageable_checkpoint(const InspectArguments& arguments, const FileGuess& guess) {
   try {
     return describe_checkpoint(arguments.path, arguments.verify);
   } catch (const std::invalid_argument&) {
-    throw std::invalid_argument(
-        arguments.path + ": is no checkpoint, run directory, token file or safetensors file");
+    throw_damaged(arguments, guess,
+                  std::filesystem::is_directory(arguments.path)
+                      ? "it has no file COMPLETE: its save was interrupted, or not all was copied"
+                      : "no checkpoint is around it; it belongs beside a file COMPLETE, under the "
+                        "name that it was written with");
   }
+}
+
+Json describe_damageable_token_file(const InspectArguments& arguments, const FileGuess& guess) {
+  try {
+    return describe_token_file(arguments.path, arguments.verify);
+  } catch (const std::invalid_argument&) {
+    if (TokenFile::is_token_file(arguments.path)) throw;  // of another version
+    throw_damaged(arguments, guess, "its HDF5 structure cannot be read");
+  }
+}
+
+Json describe(const InspectArguments& arguments) {
+  const FileGuess guess = guess_file_kind(arguments.path);
+  switch (guess.kind) {
+    case FileKind::run:
+      return describe_checkpoint(arguments.path, arguments.verify);
+    case FileKind::checkpoint:
+      return describe_damageable_checkpoint(arguments, guess);
+    case FileKind::token_file:
+      return describe_damageable_token_file(arguments, guess);
+    case FileKind::safetensors:
+      return describe_safetensors(arguments.path);
+    case FileKind::other:
+      break;
+  }
+  const std::string what = fmt::format(
+      "{}: looks like {}; expected a checkpoint, run directory, token file or "
+      "safetensors file",
+      arguments.path, guess.looks_like);
+  if (guess.seems_damaged) throw std::runtime_error(what);
+  throw std::invalid_argument(what);
 }
 
 // A value as people read it; byte counts are told by their key.
 std::string text_of(const std::string& key, const Json& value) {
   if (value.is_number_unsigned() && key.ends_with("bytes"))
     return format_bytes(value.get<std::int64_t>());
+  if (key == "verified")
+    return value.get<bool>() ? "every byte" : "not checked; --verify reads all";
   if (value.is_string()) return value.get<std::string>();
   if (!value.is_array()) return value.dump();
   std::vector<std::string> parts;

@@ -368,8 +368,8 @@ std::vector<ConfigKey> log_keys() {
        .synonyms = {"path", "file", "metrics", "metrics_file"}},
       {.name = "console",
        .field = field<&TrainConfig::log, &LogConfig::console>,
-       .documentation = "auto: colours and progress bars on a terminal; plain: neither; off: no "
-                        "step lines",
+       .documentation = "auto: colours and progress bars on a terminal; plain: neither; off: "
+                        "nothing but warnings and errors",
        .choices = {"auto", "plain", "off"},
        .synonyms = {"color", "colour", "quiet", "progress"}},
   };

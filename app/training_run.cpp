@@ -1,18 +1,20 @@
 #include "app/training_run.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fmt/core.h>
 #include <stdexcept>
 
+#include "app/human_format.h"
 #include "app/job.h"
 #include "app/process_memory.h"
 
 namespace chaski {
 
 void TrainingRun::run() {
-  if (is_root()) print_start();
+  if (is_root() && config_.log.console != ConsoleMode::off) print_start();
   const std::int64_t steps = config_.schedule.steps;
   std::int64_t end = steps;
   if (options_.max_steps > 0) end = std::min(end, first_step_ + options_.max_steps);
@@ -22,6 +24,7 @@ void TrainingRun::run() {
     }
     return;
   }
+  if (is_root()) start_verification();
   std::int64_t step = first_step_;
   bool stopped = false;
   while (step < end && !stopped) stopped = advance(step++);
@@ -59,6 +62,7 @@ bool TrainingRun::advance(std::int64_t step) {
   record(step, outcome, elapsed.count(), learning_rate, validation);
   if (config_.checkpoint.every > 0 && updates % config_.checkpoint.every == 0) try_save(updates);
   report_saves();
+  report_data_damage();
   if (outcome.verdict.stop && is_root()) {
     console_->note(fmt::format("asked to stop: saving step {} and ending", updates));
   }
@@ -78,7 +82,10 @@ void TrainingRun::handle_nonfinite(std::int64_t step) {
         "{}{}\nhint: lower optimizer.lr, or resume from an earlier checkpoint; the step changed "
         "no weight",
         shared,
-        stop ? "" : fmt::format("; {} steps before it were skipped", skipped_in_a_row_ - 1)));
+        stop ? ""
+             : fmt::format("; the {} before it {} skipped",
+                           format_number_of(skipped_in_a_row_ - 1, "step"),
+                           skipped_in_a_row_ == 2 ? "was" : "were")));
   }
   if (is_root()) console_->warning(message + "; the step is skipped");
 }
@@ -117,12 +124,19 @@ void TrainingRun::record(std::int64_t step, const StepOutcome& outcome, double s
   line.lr = learning_rate;
   line.grad_norm = outcome.gradient_norm;
   line.tokens_per_second = rate;
-  line.ceiling_share = 1e-9 * rate *
-                       config_.model.llama.training_flops_per_token(config_.data.sequence_length) /
-                       gemm_ceiling_;
+  line.ceiling_share = ceiling_share(rate);
   line.memory_bytes = resident_bytes();
   line.eta_seconds = seconds_per_step_ * static_cast<double>(config_.schedule.steps - updates);
   console_->step(line);
+}
+
+double TrainingRun::ceiling_share(double tokens_per_second) {
+  const double gflops = 1e-9 * tokens_per_second *
+                        config_.model.llama.training_flops_per_token(config_.data.sequence_length);
+  // What was measured for half a second at the start was too little where the machine has become
+  // faster since, because another program has ended or the processor's clock has risen.
+  gemm_ceiling_ = std::max(gemm_ceiling_, gflops);
+  return gflops / gemm_ceiling_;
 }
 
 EvaluationResult TrainingRun::validate(std::int64_t updates) {
@@ -189,6 +203,23 @@ void TrainingRun::report_saves() {
   }
 }
 
+void TrainingRun::start_verification() {
+  std::vector<std::shared_ptr<const TokenStream>> streams = {training_data_->shared_stream()};
+  if (validation_data_ != nullptr) streams.push_back(validation_data_);
+  data_verification_ = std::make_unique<BackgroundVerification>(std::move(streams));
+}
+
+void TrainingRun::report_data_damage() {
+  if (data_verification_ == nullptr) return;
+  try {
+    data_verification_->check();
+  } catch (const std::runtime_error& error) {
+    const std::string what = error.what();
+    data_damage_ = what.substr(0, what.find('\n'));
+    console_->warning(data_damage_ + "; training goes on with what it holds");
+  }
+}
+
 void TrainingRun::finish(std::int64_t updates) {
   if (saved_step_ != updates) {
     if (writer_ != nullptr) survive_failed_save([this] { writer_->wait(); });
@@ -199,7 +230,7 @@ void TrainingRun::finish(std::int64_t updates) {
   communicator_.barrier();
   if (!is_root()) return;
   std::string text = updates == config_.schedule.steps
-                         ? fmt::format("finished {} steps", updates)
+                         ? "finished " + format_number_of(updates, "step")
                          : fmt::format("ended at step {} of {}", updates, config_.schedule.steps);
   if (last_validation_) {
     text += fmt::format("; validation loss {:.4f}, perplexity {:.2f}, {:.3f} bits per byte",
@@ -207,6 +238,7 @@ void TrainingRun::finish(std::int64_t updates) {
                         last_validation_->bits_per_byte(tokens_per_byte(*validation_data_)));
   }
   console_->note(text);
+  if (!data_damage_.empty()) console_->warning("trained on damaged data: " + data_damage_);
 }
 
 }  // namespace chaski

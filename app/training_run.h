@@ -14,6 +14,7 @@
 #include "app/step_console.h"
 #include "app/step_engine.h"
 #include "app/stop_signal.h"
+#include "data/background_verification.h"
 #include "data/loader.h"
 #include "fault/checkpoint_writer.h"
 #include "fault/output_lock.h"
@@ -59,6 +60,8 @@ class TrainingRun {
   void handle_nonfinite(std::int64_t step);
   void record(std::int64_t step, const StepOutcome& outcome, double seconds, double learning_rate,
               const std::optional<EvaluationResult>& validation);
+  // A step's rate beside the best matrix products that this run has seen: at most 1.
+  double ceiling_share(double tokens_per_second);
   EvaluationResult validate(std::int64_t updates);
   void save(std::int64_t updates);
   // As save(), in mid-run: a failure is a warning, for the run has more to lose by ending, and the
@@ -67,6 +70,9 @@ class TrainingRun {
   // Runs what throws when a save has failed, and warns instead.
   void survive_failed_save(const std::function<void()>& work) const;
   void report_saves();
+  void start_verification();
+  // Warns once the token files were found to be damaged.
+  void report_data_damage();
   void finish(std::int64_t updates);
   CheckpointMetadata metadata(std::int64_t updates) const;
   std::int64_t tokens_per_step() const {
@@ -82,9 +88,11 @@ class TrainingRun {
   std::unique_ptr<OutputLock> lock_;
   std::string checkpoint_;  // to begin from; empty: none
   std::shared_ptr<const SequenceDataset> training_data_;
-  std::shared_ptr<const TokenStream> validation_data_;  // null: none
+  std::shared_ptr<const TokenStream> validation_data_;         // null: none
+  std::unique_ptr<BackgroundVerification> data_verification_;  // rank 0
+  std::string data_damage_;                                    // what it found
   std::unique_ptr<Device> device_;
-  double gemm_ceiling_ = 0.0;  // GFLOP/s of all processes together
+  double gemm_ceiling_ = 0.0;  // GFLOP/s of all processes together; the best known
   std::unique_ptr<StepEngine> engine_;
   std::unique_ptr<Loader> loader_;
   std::vector<BatchTensors> batches_;  // one a micro-batch of a step

@@ -276,27 +276,34 @@ void TrainingRun::print_start() const {
     fmt::print("{:<12}{}\n", name, value);
   };
   line("chaski", fmt::format("{} ({})", program_version(), program_commit()));
-  line("device", fmt::format("CPU, {} threads a process, {}, {}", device_->num_threads(),
-                             name_of(cpu_isa()), gemm_library()));
+  line("device",
+       fmt::format("CPU, {} a process, {}, {}", format_number_of(device_->num_threads(), "thread"),
+                   name_of(cpu_isa()), gemm_library()));
   line("GEMM", fmt::format("{:.0f} GFLOP/s measured, all processes together", gemm_ceiling_));
   line("MPI", communicator_.runtime().description());
-  line("layout", fmt::format("{} replicas x {} stages; {} micro-batches of {} x {} tokens each",
-                             layout_.num_replicas, layout_.num_stages, layout_.micro_batches,
-                             config_.parallel.micro_batch, config_.data.sequence_length));
+  line("layout",
+       fmt::format("{} x {}; {} of {} x {} tokens each",
+                   format_number_of(layout_.num_replicas, "replica"),
+                   format_number_of(layout_.num_stages, "stage"),
+                   format_number_of(layout_.micro_batches, "micro-batch", "micro-batches"),
+                   config_.parallel.micro_batch, config_.data.sequence_length));
   line("precision", "weights, gradients, moments and activations fp32");
-  line(
-      "model",
-      fmt::format("{} parameters: {} layers, hidden {}, FFN {}, heads {}/{} of {}, vocabulary {}{}",
-                  format_count(static_cast<double>(model.num_parameters())), model.num_layers,
-                  model.hidden_size, model.intermediate_size, model.num_heads, model.num_kv_heads,
-                  model.head_dim, model.vocab_size, model.tie_embeddings ? ", tied head" : ""));
+  line("model",
+       fmt::format("{} parameters: {}, hidden {}, FFN {}, heads {}/{} of {}, vocabulary {}{}",
+                   format_count(static_cast<double>(model.num_parameters())),
+                   format_number_of(model.num_layers, "layer"), model.hidden_size,
+                   model.intermediate_size, model.num_heads, model.num_kv_heads, model.head_dim,
+                   model.vocab_size, model.tie_embeddings ? ", tied head" : ""));
   const TokenStream& stream = training_data_->stream();
-  line("data", fmt::format("{} tokens in {} documents; {} sequences, {:.2f} epochs in the schedule",
-                           format_count(static_cast<double>(stream.num_tokens())),
-                           stream.num_documents(), training_data_->num_sequences(),
-                           static_cast<double>(config_.schedule.steps) *
-                               static_cast<double>(config_.parallel.global_batch) /
-                               static_cast<double>(training_data_->num_sequences())));
+  line("data",
+       fmt::format(
+           "{} tokens in {}; {}, {:.2f} epochs in the schedule",
+           format_count(static_cast<double>(stream.num_tokens())),
+           format_number_of(static_cast<std::int64_t>(stream.num_documents()), "document"),
+           format_number_of(static_cast<std::int64_t>(training_data_->num_sequences()), "sequence"),
+           static_cast<double>(config_.schedule.steps) *
+               static_cast<double>(config_.parallel.global_batch) /
+               static_cast<double>(training_data_->num_sequences())));
   std::string memory;
   for (int i = 0; i < kNumMemoryCategories; ++i) {
     const auto category = static_cast<MemoryCategory>(i);

@@ -237,7 +237,7 @@ class OneCore(Chaos):
             command = self.command(one, "--max-steps", 30, processes=processes)
             # With as many threads as it finds cores for.
             done = run(["env", "-u", "OMP_NUM_THREADS", "taskset", "-c", str(core), *command])
-            self.assertIn("1 threads a process", done.stdout)
+            self.assertIn("1 thread a process", done.stdout)
             self.assertEqual(self.losses(one), self.losses(several))
             self.assertEqual(self.weights(one), self.weights(several))
 

@@ -98,6 +98,15 @@ void prepare_directory(const ExportArguments& arguments) {
   create_directories(posix_file_system(), arguments.out);
 }
 
+void warn_of_what_others_refuse(const LlamaConfig& model) {
+  if (model.hidden_size % model.num_heads == 0) return;
+  fmt::print(
+      stderr,
+      "chaski: warning: newer versions of transformers refuse this model: its hidden_size {} "
+      "is no multiple of its num_heads {}\n",
+      model.hidden_size, model.num_heads);
+}
+
 void run_export(const ExportArguments& arguments) {
   const CheckpointReader checkpoint(arguments.checkpoint, Verification::sizes);
   const CheckpointMetadata& metadata = checkpoint.metadata();
@@ -121,6 +130,7 @@ void run_export(const ExportArguments& arguments) {
   write("generation_config.json", huggingface_generation_config(special));
   write("config.json",
         huggingface_config(metadata.model, special, options.bf16 ? "bfloat16" : "float32"));
+  warn_of_what_others_refuse(metadata.model);
   fmt::print("checkpoint  {} (step {})\nexported    {}: {}\n", checkpoint.path(), metadata.step,
              arguments.out, fmt::join(names, ", "));
 }

@@ -3,6 +3,12 @@
 #   scripts/test.sh                 all of them
 #   scripts/test.sh -L unit         arguments are ctest's: here, only the tests labelled unit
 set -euo pipefail
+case "${1:-}" in
+  -h | --help)
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/setup.sh --text

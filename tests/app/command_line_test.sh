@@ -119,5 +119,65 @@ echo "no token file" >"$work/text.h5"
 expect 2 "$chaski" train "$work/run.toml" --set data.train="$work/text.h5" --set run.output="$work/run"
 error_is ""
 
+# A tiny run, whose console is off: nothing is said.
+for i in $(seq 1 300); do echo "the quick brown fox number $i jumps over the lazy dog of day $((i * 7 % 31))"; done >"$work/corpus.txt"
+expect 0 "$chaski" tokenizer "$work/corpus.txt" --vocab-size 300 --out "$work/tokenizer.model"
+expect 0 "$chaski" tokenize "$work/corpus.txt" --tokenizer "$work/tokenizer.model" --out "$work/tokens.h5"
+expect 0 "$chaski" train "$work/run.toml" --set data.train="$work/tokens.h5" --set run.output="$work/run" \
+  --set data.sequence_length=16 --set model.num_layers=1 --set model.num_heads=3 --set model.head_dim=8 \
+  --set schedule.steps=1 --set parallel.micro_batch=1 --set parallel.global_batch=1 \
+  --set log.console=off
+[ ! -s "$work/out" ] && [ ! -s "$work/err" ] || fail "log.console=off still prints"
+
+expect 0 "$chaski" eval --checkpoint "$work/run" --data "$work/tok*.h5" --max-tokens 20
+out_has "32 tokens"
+out_has "16 tokens each (as in training)"
+expect 2 "$chaski" eval --checkpoint "$work/run" --data "$work/nothing.h5"
+error_is "--data names $work/nothing.h5: no such file"
+expect 2 "$chaski" eval --checkpoint "$work/run" --data "$work/*.none"
+error_is "--data names $work/*.none, which matches no file"
+expect 0 "$chaski" export --checkpoint "$work/run" --out "$work/exported"
+grep -q "warning: newer versions of transformers refuse" "$work/err" || fail "export does not warn"
+
+# Damage that leaves valid ids: eval refuses, train warns.
+bytes=$(stat -c %s "$work/tokens.h5")
+cp "$work/tokens.h5" "$work/flipped.h5"
+printf '\001\000\001\000' | dd of="$work/flipped.h5" bs=1 seek=$((bytes / 2 / 2 * 2)) conv=notrunc 2>/dev/null
+expect 1 "$chaski" inspect "$work/flipped.h5" --verify
+error_is "$work/flipped.h5 "
+expect 0 "$chaski" inspect "$work/flipped.h5"
+out_has "not checked; --verify reads all"
+expect 1 "$chaski" eval --checkpoint "$work/run" --data "$work/flipped.h5"
+grep -q "the checksum of its .* is wrong" "$work/err" || fail "eval does not verify the token file"
+
+# What inspect cannot read: 1 for damage, 2 for files of other kinds.
+head -c $((bytes / 2)) "$work/tokens.h5" >"$work/half.h5"
+expect 1 "$chaski" inspect "$work/half.h5"
+error_is "$work/half.h5: the token file is damaged"
+cp "$work/tokens.h5" "$work/unsigned.h5"
+printf 'X' | dd of="$work/unsigned.h5" bs=1 seek=1 conv=notrunc 2>/dev/null
+expect 1 "$chaski" inspect "$work/unsigned.h5"
+error_is "$work/unsigned.h5: looks like a token file, but is damaged"
+head -c 100 "$work/tokens.h5" >"$work/stump.h5"
+expect 1 "$chaski" inspect "$work/stump.h5"
+error_is "$work/stump.h5: looks like a damaged HDF5 file"
+mkdir "$work/near"
+cp "$work/run/checkpoints/step-00000001/"shard-* "$work/near"
+expect 1 "$chaski" inspect "$work/near"
+error_is "$work/near: looks like a checkpoint, but is damaged: it has no file COMPLETE"
+cp "$work/near/"shard-* "$work/renamed.bin"
+expect 1 "$chaski" inspect "$work/renamed.bin"
+error_is "$work/renamed.bin: looks like a checkpoint's shard"
+expect 2 "$chaski" inspect "$work/corpus.txt"
+error_is "$work/corpus.txt: looks like text"
+expect 2 "$chaski" inspect "$work/tokenizer.model"
+error_is "$work/tokenizer.model: looks like a SentencePiece model"
+printf '\037\213\010' >"$work/packed"
+expect 2 "$chaski" inspect "$work/packed"
+error_is "$work/packed: looks like gzip-compressed data"
+
+expect 0 "$source_dir/scripts/test.sh" --help
+out_has "scripts/test.sh -L unit"
+
 [ $failures -eq 0 ] && echo "all passed"
 exit $((failures > 0))

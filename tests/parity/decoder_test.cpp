@@ -60,7 +60,7 @@ class DecoderParity : public testing::TestWithParam<std::string> {
 
 TEST_P(DecoderParity, PromptAtOnceThenTokenByToken) {
   for (const Document& document : documents_of(golden_.batch)) {
-    decoder_.reset();
+    decoder_.rewind(0);
     const std::size_t prompt = document.begin + (document.end - document.begin + 1) / 2;
     expect_logits(decoder_.feed(tokens(document.begin, prompt), true), document.begin, prompt);
     for (std::size_t i = prompt; i < document.end; ++i) {
@@ -71,7 +71,7 @@ TEST_P(DecoderParity, PromptAtOnceThenTokenByToken) {
 
 TEST_P(DecoderParity, PromptInPieces) {
   for (const Document& document : documents_of(golden_.batch)) {
-    decoder_.reset();
+    decoder_.rewind(0);
     for (std::size_t begin = document.begin; begin < document.end; begin += 5) {
       const std::size_t end = std::min(begin + 5, document.end);
       expect_logits(decoder_.feed(tokens(begin, end)), end - 1, end);

@@ -349,8 +349,7 @@ std::vector<ConfigKey> checkpoint_keys() {
        .range = between(0, 1e12)},
       {.name = "async",
        .field = field<&TrainConfig::checkpoint, &CheckpointConfig::async>,
-       .documentation = "whether training goes on while a checkpoint is written (from a copy in "
-                        "memory)",
+       .documentation = "whether training goes on while a checkpoint is written",
        .synonyms = {"async_save", "async_mode"}},
   };
 }

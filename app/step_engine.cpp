@@ -89,8 +89,9 @@ StepOutcome StepEngine::run_open_step(const BatchSource& source, std::int64_t ta
     const ProfileScope scope(kReductionOp);
     reducer_->finish();
   }
-  // The replicas of a stage hold the same sums now; one of them speaks for it.
-  const double squares = slot_.replica == 0 ? gradient_sum_of_squares(stage_->parameters()) : 0.0;
+  // The replicas of a stage hold the same sums now and share their norm out.
+  const double squares =
+      gradient_sum_of_squares(stage_->parameters(), slot_.replica, roster_.num_replicas());
   const ProfileScope scope("agreement");
   std::array<double, 3> sums{result.loss_sum, static_cast<double>(result.num_targets), squares};
   communicator_.all_reduce_sum(std::span<double>(sums));

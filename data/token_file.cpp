@@ -103,6 +103,19 @@ std::uint64_t TokenPart::document_of(std::uint64_t token) const {
   return low;
 }
 
+namespace {
+
+// A file that is read from end to end would count as this process's memory, although the system's
+// cache holds it anyway. Whoever needs the pages maps them again.
+void unmap_pages(const unsigned char* data, std::uint64_t bytes) {
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+}  // namespace
+
 // Also true when it was asked to stop.
 bool TokenPart::checksum_is_right(const Array& array, std::uint64_t width,
                                   const std::stop_token& stop) const {
@@ -114,7 +127,9 @@ bool TokenPart::checksum_is_right(const Array& array, std::uint64_t width,
   const std::uint64_t size = array.size * width;
   for (std::uint64_t begin = 0; begin < size; begin += kPieceBytes) {
     if (stop.stop_requested()) return true;
-    XXH3_64bits_update(state.get(), array.data + begin, std::min(kPieceBytes, size - begin));
+    const std::uint64_t count = std::min(kPieceBytes, size - begin);
+    XXH3_64bits_update(state.get(), array.data + begin, count);
+    unmap_pages(array.data + begin, count);
   }
   return XXH3_64bits_digest(state.get()) == array.checksum;
 }
@@ -130,7 +145,9 @@ bool TokenPart::verify_checksum(const std::stop_token& stop) const {
   std::vector<std::int32_t> buffer(1 << 16);
   for (std::uint64_t begin = 0; begin < num_tokens_ && !stop.stop_requested();
        begin += buffer.size()) {
-    read(begin, std::min<std::uint64_t>(buffer.size(), num_tokens_ - begin), buffer.data());
+    const std::uint64_t count = std::min<std::uint64_t>(buffer.size(), num_tokens_ - begin);
+    read(begin, count, buffer.data());
+    unmap_pages(tokens_.data + begin * bytes_per_token_, count * bytes_per_token_);
   }
   for (std::uint64_t i = 0; i < num_documents_ && !stop.stop_requested(); ++i) {
     if (document_offset(i) >= document_offset(i + 1)) {

@@ -5,9 +5,21 @@
 namespace chaski {
 
 double gradient_sum_of_squares(const ParameterSet& parameters) {
+  return gradient_sum_of_squares(parameters, 0, 1);
+}
+
+double gradient_sum_of_squares(const ParameterSet& parameters, int part, int num_parts) {
+  std::int64_t elements = 0;
+  for (const Parameter& parameter : parameters) elements += parameter.gradient.num_elements();
   double total = 0.0;
+  std::int64_t before = 0;
   for (const Parameter& parameter : parameters) {
-    if (parameter.gradient) total += sum_of_squares(parameter.gradient);
+    if (!parameter.gradient) continue;
+    // A parameter belongs to the part in which its middle lies.
+    const std::int64_t count = parameter.gradient.num_elements();
+    const std::int64_t middle = before + count / 2;
+    before += count;
+    if (middle * num_parts / elements == part) total += sum_of_squares(parameter.gradient);
   }
   return total;
 }

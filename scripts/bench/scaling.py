@@ -99,23 +99,23 @@ def sequences(options):
 
 
 def processes(options):
-    def line(count, threads, preset):
-        return (["--preset", preset, "--micro-batch", 8 // count, "--steps", options.steps, "--threads", threads], count)
-
     rows = []
     for preset in ("llama-9m", "llama-60m"):
-        lines = {(preset, count, threads): line(count, threads, preset)
-                 for count, threads in ((1, 1), (1, 2), (2, 1), (4, 1))}
+        lines = {}
+        # As many tokens a step in all, then as many in each process.
+        for count, threads, batch in ((1, 1, 8), (1, 2, 8), (2, 1, 4), (4, 1, 2), (2, 1, 8)):
+            lines[count, threads, batch] = (["--preset", preset, "--micro-batch", batch, "--threads", threads,
+                                             "--steps", options.steps, "--warmup-steps", 1], count)
         reports = in_turns(options.rounds, lines)
-        alone = median(reports[preset, 1, 1], "tokens_per_second")
-        for (_, count, threads), runs in reports.items():
+        alone = median(reports[1, 1, 8], "tokens_per_second")
+        for (count, threads, batch), runs in reports.items():
             wait = median(runs, "communication_wait_seconds_per_step")
-            rows.append([preset, str(count), str(threads), *speed_of(runs),
+            rows.append([preset, str(count), str(threads), str(batch), *speed_of(runs),
                          f"{median(runs, 'tokens_per_second') / alone:.2f}", f"{1e3 * wait:.0f} ms",
                          f"{runs[0]['peak_resident_bytes'] / MIB:.0f}"])
-    table("8 x 256 tokens a step over processes",
-          ["model", "processes", "threads each", "tokens/s", "share", "of 1 x 1", "wait a step", "peak of rank 0, MiB"],
-          rows)
+    table("Processes; rows of 256 tokens",
+          ["model", "processes", "threads each", "rows each", "tokens/s", "share", "of 1 x 1", "wait a step",
+           "peak of rank 0, MiB"], rows)
 
 
 def models(options):

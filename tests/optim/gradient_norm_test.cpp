@@ -20,6 +20,10 @@ TEST(GradientNormTest, SumsOverAllGradientsAndFindsTheBadOne) {
   fill(parameters.at("a").gradient, 2.0f);
   fill(parameters.at("b").gradient, -3.0f);
   EXPECT_DOUBLE_EQ(gradient_sum_of_squares(parameters), 15 * 4.0 + 4 * 9.0);
+  // 19 elements: the middle of a (7) is in the first half, that of b (17) in the second.
+  EXPECT_DOUBLE_EQ(gradient_sum_of_squares(parameters, 0, 2), 15 * 4.0);
+  EXPECT_DOUBLE_EQ(gradient_sum_of_squares(parameters, 1, 2), 4 * 9.0);
+  EXPECT_DOUBLE_EQ(gradient_sum_of_squares(parameters, 0, 7), 0.0);
   EXPECT_EQ(find_nonfinite_gradient(parameters).count, 0);
   parameters.at("b").gradient.f32()[3] = std::numeric_limits<float>::quiet_NaN();
   parameters.at("b").gradient.f32()[1] = std::numeric_limits<float>::infinity();

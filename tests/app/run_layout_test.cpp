@@ -22,6 +22,21 @@ TEST(Layout, DividesTheRows) {
   }
 }
 
+TEST(Layout, PassesAreEvenAndOnlyWhereTheModelIsWhole) {
+  const auto passes = [](std::int64_t rows, std::int64_t length, std::int64_t tokens, int stages) {
+    const Passes result = passes_of(rows, length, tokens, stages);
+    return std::pair(result.rows, result.count);
+  };
+  using Pair = std::pair<std::int64_t, int>;
+  EXPECT_EQ(passes(8, 256, 512, 1), Pair(2, 4));
+  EXPECT_EQ(passes(8, 256, 1000, 1), Pair(3, 3));  // 3, 3 and 2 rows
+  EXPECT_EQ(passes(9, 256, 2048, 1), Pair(5, 2));  // not 8 and 1
+  EXPECT_EQ(passes(4, 1024, 512, 1), Pair(1, 4));  // a row at least
+  EXPECT_EQ(passes(2, 64, 512, 1), Pair(2, 1));
+  EXPECT_EQ(passes(8, 256, 0, 1), Pair(8, 1));
+  EXPECT_EQ(passes(8, 256, 512, 2), Pair(8, 1));
+}
+
 std::string layout_error(const TrainConfig& config, int processes) {
   try {
     resolve_layout(config, processes);

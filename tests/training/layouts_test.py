@@ -31,6 +31,18 @@ class Layouts(TrainingCase):
         self.run_layout("8x1", settings=["parallel.micro_batch=1"])
         self.assert_close("8x1", "1x8")
 
+    def test_passes_are_smaller_micro_batches(self):
+        apart = "data.reset_at_documents=true"  # positions, too, are cut by rows, of 32 tokens
+        tokens = lambda rows: f"device.tokens_per_pass={rows * 32}"
+        self.run_layout("whole", settings=["parallel.micro_batch=8", tokens(0), apart])
+        self.run_layout("uneven", settings=["parallel.micro_batch=8", tokens(3), apart])
+        self.assert_close("uneven", "whole")
+        self.run_layout("two", settings=["parallel.micro_batch=8", tokens(4), apart])
+        self.run_layout("small", settings=["parallel.micro_batch=4", tokens(0), apart])
+        self.assertEqual(self.losses("two"), self.losses("small"))
+        self.assertEqual(self.weights("two"), self.weights("small"))
+        self.assertNotEqual(self.weights("two"), self.weights("whole"), "the passes were not made")
+
     def test_pipelines_give_the_same_losses(self):
         self.run_layout("whole", processes=1)
         for schedule in ("1f1b", "gpipe"):

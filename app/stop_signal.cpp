@@ -1,6 +1,8 @@
 #include "app/stop_signal.h"
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,9 +16,15 @@ std::atomic<long long> received_at_ms{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 static_assert(std::atomic<long long>::is_always_lock_free);
 
-struct sigaction previous_terminate;
-struct sigaction previous_interrupt;
-struct sigaction previous_user;
+constexpr std::array kSignals = {SIGTERM, SIGINT, SIGUSR1};
+std::array<struct sigaction, kSignals.size()> previous_actions;
+
+sigset_t stop_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int number : kSignals) sigaddset(&set, number);
+  return set;
+}
 
 long long now_ms() {
   timespec now{};
@@ -39,19 +47,28 @@ void on_signal(int number) {
 StopSignal::StopSignal() {
   received = 0;
   received_at_ms = now_ms();
+  const sigset_t set = stop_signals();
+  receiver_ = std::thread([this, set] {
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    ended_.acquire();
+  });
+  pthread_sigmask(SIG_BLOCK, &set, &previous_mask_);
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
   action.sa_flags = SA_RESTART;
-  sigaction(SIGTERM, &action, &previous_terminate);
-  sigaction(SIGINT, &action, &previous_interrupt);
-  sigaction(SIGUSR1, &action, &previous_user);
+  for (std::size_t i = 0; i < kSignals.size(); ++i) {
+    sigaction(kSignals[i], &action, &previous_actions[i]);
+  }
 }
 
 StopSignal::~StopSignal() {
-  sigaction(SIGTERM, &previous_terminate, nullptr);
-  sigaction(SIGINT, &previous_interrupt, nullptr);
-  sigaction(SIGUSR1, &previous_user, nullptr);
+  for (std::size_t i = 0; i < kSignals.size(); ++i) {
+    sigaction(kSignals[i], &previous_actions[i], nullptr);
+  }
+  ended_.release();
+  receiver_.join();
+  pthread_sigmask(SIG_SETMASK, &previous_mask_, nullptr);
 }
 
 int StopSignal::number() const {

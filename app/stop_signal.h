@@ -1,5 +1,9 @@
 #pragma once
 
+#include <csignal>
+#include <semaphore>
+#include <thread>
+
 namespace chaski {
 
 // Turns SIGTERM, SIGINT and SIGUSR1 into a request to save and end, which the training loop asks
@@ -7,7 +11,14 @@ namespace chaski {
 // 130), unless it comes within a second of the first: Ctrl-C may reach a process from the terminal
 // and from a launcher both. SIGUSR1 is there for Open MPI 5, whose mpirun passes it on to all
 // processes, but kills them half a second after it got SIGTERM or SIGINT itself, which is too short
-// for a save. One at a time exists in a process; its end restores what the signals did before.
+// for a save.
+//
+// A thread of its own receives them; the one that makes this, and all that it starts from then on,
+// have them blocked. No handler may run on a thread that computes: oneDNN's kernels (2.6.3, seen in
+// its sgemm with AVX-512) let the stack pointer point into a buffer on the heap, and the kernel
+// would write the handler's frame over whatever lies before that buffer. So make this before the
+// first parallel region. One at a time exists in a process; its end restores what the signals did
+// before.
 class StopSignal {
  public:
   StopSignal();
@@ -18,6 +29,11 @@ class StopSignal {
   bool requested() const { return number() != 0; }
   int number() const;        // SIGTERM, SIGINT, SIGUSR1, or 0
   const char* name() const;  // "SIGTERM", "SIGINT", "SIGUSR1", or ""
+
+ private:
+  sigset_t previous_mask_;
+  std::binary_semaphore ended_{0};
+  std::thread receiver_;
 };
 
 }  // namespace chaski

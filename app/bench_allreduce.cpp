@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 
 #include "app/bench_command.h"
+#include "app/bench_model.h"
 #include "app/bench_report.h"
 #include "app/human_format.h"
 #include "app/mpi_session.h"
@@ -19,9 +20,7 @@ namespace chaski {
 namespace {
 
 struct BenchAllreduceOptions {
-  std::string preset = "llama-60m";
-  std::int64_t vocab_size = 0;
-  int threads = 0;
+  BenchModel model;
   int repetitions = 10;
   bool json = false;
 };
@@ -49,10 +48,9 @@ class AllreduceBenchmark {
   AllreduceBenchmark(Communicator& communicator, const BenchAllreduceOptions& options)
       : communicator_(communicator),
         options_(options),
-        device_(Device::create_cpu(options.threads)),
+        device_(options.model.create_device()),
         parameters_(*device_) {
-    LlamaConfig config = llama_preset(options.preset);
-    if (options.vocab_size > 0) config.vocab_size = options.vocab_size;
+    const LlamaConfig config = options.model.config();
     add_parameters(config);
     parameters_.allocate_gradients([](const Parameter&) { return true; });
     gradients_ = parameters_.all_gradients();
@@ -146,7 +144,7 @@ class AllreduceBenchmark {
     }
     nlohmann::json report;
     report["benchmark"] = "allreduce";
-    report["preset"] = options_.preset;
+    report["preset"] = options_.model.preset;
     report["processes"] = communicator_.size();
     report["threads_per_process"] = device_->num_threads();
     report["mpi"] = MpiRuntime::library_version();
@@ -204,13 +202,7 @@ void register_bench_allreduce(CLI::App& bench) {
   auto options = std::make_shared<BenchAllreduceOptions>();
   CLI::App* command = bench.add_subcommand(
       "allreduce", "Summing gradients over processes, beside MPI's own and a copy; under mpirun");
-  command->add_option("--preset", options->preset, "Model shape")->capture_default_str();
-  command
-      ->add_option("--vocab-size", options->vocab_size, "Instead of the preset's; 0: the preset's")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--threads", options->threads, "CPU threads of a process; 0: all cores")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  options->model.add_to(*command);
   command->add_option("--repetitions", options->repetitions, "Sums to measure")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -57,7 +57,7 @@ class CheckpointBenchmark {
   CheckpointBenchmark(Communicator& communicator, const BenchCheckpointOptions& options)
       : options_(options),
         directory_(options.directory),
-        device_(Device::create_cpu(options.training.threads)),
+        device_(options.training.model.create_device()),
         training_(communicator, *device_, options.training),
         weights_(training_.engine().stage().parameters()),
         moments_(training_.engine().optimizer().state()),
@@ -95,7 +95,8 @@ class CheckpointBenchmark {
   void measure_plain() {
     const std::string path = directory_.file("plain");
     measured_.plain_copy.push_back(timed([&] { copy(source_.tensor(), target_.tensor()); }));
-    // Not counted: it takes pages of the system for the first time, which those after it find again.
+    // Not counted: it takes pages of the system for the first time, which those after it find
+    // again.
     write_plain(path, source_.tensor());
     posix_file_system().remove_file(path);
     measured_.plain_write.push_back(timed([&] { write_plain(path, source_.tensor()); }));
@@ -170,7 +171,7 @@ class CheckpointBenchmark {
   nlohmann::json report() const {
     nlohmann::json report;
     report["benchmark"] = "checkpoint";
-    report["preset"] = options_.training.preset;
+    report["preset"] = options_.training.model.preset;
     report["state_bytes"] = bytes_;
     report["file_bytes"] = file_bytes_;
     report["threads"] = device_->num_threads();

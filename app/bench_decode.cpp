@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "app/bench_command.h"
+#include "app/bench_model.h"
 #include "app/bench_report.h"
 #include "app/human_format.h"
 #include "app/memory_bandwidth.h"
@@ -13,10 +14,8 @@ namespace chaski {
 namespace {
 
 struct BenchDecodeOptions {
-  std::string preset = "llama-60m";
-  std::int64_t vocab_size = 0;
+  BenchModel model;
   std::int64_t context = 128;
-  int threads = 0;
   BenchEffort effort;
   bool json = false;
 };
@@ -66,9 +65,8 @@ class Generation {
 };
 
 nlohmann::json run(const BenchDecodeOptions& options) {
-  LlamaConfig model = llama_preset(options.preset);
-  if (options.vocab_size > 0) model.vocab_size = options.vocab_size;
-  const auto device = Device::create_cpu(options.threads);
+  const LlamaConfig model = options.model.config();
+  const auto device = options.model.create_device();
   Generation generation(*device, model, options.context);
   const Buffer memory =
       device->allocate(DType::f32, {kBandwidthElements}, MemoryCategory::workspace);
@@ -83,7 +81,7 @@ nlohmann::json run(const BenchDecodeOptions& options) {
   const std::int64_t bytes = bytes_per_token(model, options.context);
   nlohmann::json report = to_json(spread);
   report["benchmark"] = "decode";
-  report["preset"] = options.preset;
+  report["preset"] = options.model.preset;
   report["context"] = options.context;
   report["machine"] = describe_machine(device->num_threads());
   report["bytes_per_token"] = bytes;
@@ -113,15 +111,9 @@ void register_bench_decode(CLI::App& bench) {
   auto options = std::make_shared<BenchDecodeOptions>();
   CLI::App* command = bench.add_subcommand(
       "decode", "Generating a token, beside the time for which its weights take to be read");
-  command->add_option("--preset", options->preset, "Model shape")->capture_default_str();
-  command
-      ->add_option("--vocab-size", options->vocab_size, "Instead of the preset's; 0: the preset's")
-      ->check(CLI::NonNegativeNumber);
+  options->model.add_to(*command);
   command->add_option("--context", options->context, "Tokens before the one that is measured")
       ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  command->add_option("--threads", options->threads, "CPU threads; 0: all cores")
-      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   options->effort.add_to(*command);
   add_json_option(*command, options->json);

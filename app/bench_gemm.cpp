@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "app/bench_command.h"
+#include "app/bench_model.h"
 #include "app/bench_operands.h"
 #include "app/bench_report.h"
 #include "app/config.h"
@@ -15,10 +16,8 @@ namespace chaski {
 namespace {
 
 struct BenchGemmOptions {
-  std::string preset = "llama-60m";
+  BenchModel model;
   std::int64_t tokens = kTokensPerPass;
-  std::int64_t vocab_size = 0;
-  int threads = 0;
   BenchEffort effort;
   bool json = false;
 };
@@ -90,10 +89,9 @@ nlohmann::json report_of(const std::vector<StepGemm>& gemms,
 }
 
 nlohmann::json run(const BenchGemmOptions& options) {
-  LlamaConfig config = llama_preset(options.preset);
-  if (options.vocab_size > 0) config.vocab_size = options.vocab_size;
+  const LlamaConfig config = options.model.config();
   const std::vector<StepGemm> gemms = step_gemms(config, options.tokens);
-  const auto device = Device::create_cpu(options.threads);
+  const auto device = options.model.create_device();
   std::vector<std::vector<Shape>> shapes;
   for (const StepGemm& gemm : gemms) shapes.push_back(product_of(gemm).shapes);
   const BenchOperands operands(*device, shapes);
@@ -105,7 +103,7 @@ nlohmann::json run(const BenchGemmOptions& options) {
   const double after = measure_gemm_ceiling(*device, options.effort.seconds);
   nlohmann::json report = report_of(gemms, series, std::max(before, after));
   report["benchmark"] = "gemm";
-  report["preset"] = options.preset;
+  report["preset"] = options.model.preset;
   report["tokens"] = options.tokens;
   report["machine"] = describe_machine(device->num_threads());
   return report;
@@ -138,15 +136,9 @@ void register_bench_gemm(CLI::App& bench) {
   auto options = std::make_shared<BenchGemmOptions>();
   CLI::App* command = bench.add_subcommand(
       "gemm", "Every matrix product of a training step by shape, beside the best of the run");
-  command->add_option("--preset", options->preset, "Model shape")->capture_default_str();
-  command
-      ->add_option("--vocab-size", options->vocab_size, "Instead of the preset's; 0: the preset's")
-      ->check(CLI::NonNegativeNumber);
+  options->model.add_to(*command);
   command->add_option("--tokens", options->tokens, "Of a pass")
       ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--threads", options->threads, "CPU threads; 0: all cores")
-      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   options->effort.add_to(*command);
   add_json_option(*command, options->json);

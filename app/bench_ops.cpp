@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "app/bench_command.h"
+#include "app/bench_model.h"
 #include "app/bench_op_list.h"
 #include "app/bench_operands.h"
 #include "app/bench_report.h"
@@ -15,11 +16,9 @@ namespace chaski {
 namespace {
 
 struct BenchOpsOptions {
-  std::string preset = "llama-60m";
+  BenchModel model;
   std::int64_t micro_batch = 8;
   std::int64_t sequence_length = 256;
-  std::int64_t vocab_size = 0;
-  int threads = 0;
   BenchEffort effort;
   bool json = false;
 };
@@ -62,9 +61,8 @@ nlohmann::json line_of(const BenchOp& op, const Spread& spread, double ceiling) 
 }
 
 nlohmann::json run(const BenchOpsOptions& options) {
-  LlamaConfig config = llama_preset(options.preset);
-  if (options.vocab_size > 0) config.vocab_size = options.vocab_size;
-  const auto device = Device::create_cpu(options.threads);
+  const LlamaConfig config = options.model.config();
+  const auto device = options.model.create_device();
   const Buffer tokens = random_ids(*device, options, config.vocab_size, 1);
   const Buffer targets = random_ids(*device, options, config.vocab_size, 2);
   const std::vector<BenchOp> ops = bench_ops(config, {tokens.tensor(), targets.tensor()});
@@ -93,7 +91,7 @@ nlohmann::json run(const BenchOpsOptions& options) {
   }
   nlohmann::json report;
   report["benchmark"] = "ops";
-  report["preset"] = options.preset;
+  report["preset"] = options.model.preset;
   report["micro_batch"] = options.micro_batch;
   report["sequence_length"] = options.sequence_length;
   report["machine"] = describe_machine(device->num_threads());
@@ -128,18 +126,12 @@ void register_bench_ops(CLI::App& bench) {
   auto options = std::make_shared<BenchOpsOptions>();
   CLI::App* command = bench.add_subcommand(
       "ops", "Every other op, beside the memory's bandwidth or the best matrix product");
-  command->add_option("--preset", options->preset, "Model shape")->capture_default_str();
-  command
-      ->add_option("--vocab-size", options->vocab_size, "Instead of the preset's; 0: the preset's")
-      ->check(CLI::NonNegativeNumber);
+  options->model.add_to(*command);
   command->add_option("--micro-batch", options->micro_batch, "Rows of a micro-batch")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--sequence-length", options->sequence_length, "Tokens of a row")
       ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--threads", options->threads, "CPU threads; 0: all cores")
-      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   options->effort.add_to(*command);
   add_json_option(*command, options->json);

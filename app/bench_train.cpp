@@ -37,8 +37,8 @@ nlohmann::json memory_report(const Device& device) {
 
 nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& options) {
   const BenchTrainingOptions& chosen = options.training;
-  const auto device = Device::create_cpu(chosen.threads);
-  const double before = measure_gemm_ceiling(*Device::create_cpu(chosen.threads));
+  const auto device = chosen.model.create_device();
+  const double before = measure_gemm_ceiling(*chosen.model.create_device());
   BenchTraining training(communicator, *device, chosen);
   const LlamaConfig& model = training.model();
 
@@ -54,15 +54,14 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   }
   const std::int64_t peak_memory = peak_resident_bytes();
   // What else the machine did in one of the two half seconds must not make the ceiling lower.
-  const double ceiling =
-      std::max(before, measure_gemm_ceiling(*Device::create_cpu(chosen.threads)));
+  const double ceiling = std::max(before, measure_gemm_ceiling(*chosen.model.create_device()));
   const auto [fastest, slowest] = std::minmax_element(seconds.begin(), seconds.end());
   const double rate = static_cast<double>(training.tokens_per_step()) / median(seconds);
   const double gflops = 1e-9 * rate * model.training_flops_per_token(chosen.sequence_length);
   const double job_ceiling = communicator.size() * ceiling;
   nlohmann::json report;
   report["benchmark"] = "train";
-  report["preset"] = chosen.preset;
+  report["preset"] = chosen.model.preset;
   report["parameters"] = model.num_parameters();
   report["micro_batch"] = chosen.micro_batch;
   report["micro_batches"] = chosen.micro_batches;

@@ -8,8 +8,7 @@ namespace chaski {
 namespace {
 
 LlamaConfig model_of(const BenchTrainingOptions& options) {
-  LlamaConfig model = llama_preset(options.preset);
-  if (options.vocab_size > 0) model.vocab_size = options.vocab_size;
+  LlamaConfig model = options.model.config();
   model.max_position_embeddings = std::max(model.max_position_embeddings, options.sequence_length);
   return model;
 }
@@ -54,10 +53,7 @@ StepOutcome BenchTraining::step() {
 }
 
 void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options) {
-  command.add_option("--preset", options.preset, "Model shape")->capture_default_str();
-  command
-      .add_option("--vocab-size", options.vocab_size, "Instead of the preset's; 0: the preset's")
-      ->check(CLI::NonNegativeNumber);
+  options.model.add_to(command);
   command.add_option("--micro-batch", options.micro_batch, "Rows of a micro-batch")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -67,9 +63,6 @@ void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options
   command
       .add_option("--tokens-per-pass", options.tokens_per_pass,
                   "As device.tokens_per_pass; 0: micro-batches in one pass")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command.add_option("--threads", options.threads, "CPU threads of a process; 0: all cores")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
 }

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 
+#include "app/bench_model.h"
 #include "app/step_engine.h"
 #include "kernels/device.h"
 #include "parallel/communicator.h"
@@ -15,17 +15,15 @@ class App;
 namespace chaski {
 
 struct BenchTrainingOptions {
-  std::string preset = "llama-60m";
-  std::int64_t vocab_size = 0;  // 0: the preset's
+  BenchModel model;
   std::int64_t micro_batch = 8;
   int micro_batches = 1;
   std::int64_t sequence_length = 256;
   std::int64_t tokens_per_pass = kTokensPerPass;
-  int threads = 0;
   bool recompute = false;
 };
-// --preset, --vocab-size, --micro-batch, --sequence-length, --tokens-per-pass, --threads. `options`
-// must outlive `command`.
+// The model's options and --micro-batch, --sequence-length, --tokens-per-pass. `options` must
+// outlive `command`.
 void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options);
 
 // Data-parallel training steps on random tokens; the same ones every step, on which the work does

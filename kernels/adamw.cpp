@@ -15,7 +15,7 @@ void adamw_step(const AdamWHyperparameters& hyperparameters, const Tensor& param
   constexpr const char* kOp = "adamw_step";
   const ProfileScope scope(kOp);
   const AdamWHyperparameters& h = hyperparameters;
-  const Device& device = cpu_device(kOp, parameter);
+  const Device& device = device_of(kOp, parameter);
   const std::int64_t count = parameter.num_elements();
   require_elements(kOp, "gradient", gradient, count);
   require_elements(kOp, "first_moment", first_moment, count);

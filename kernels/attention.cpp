@@ -85,7 +85,7 @@ void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Ten
                        const Tensor& out, const Tensor& log_sum_exp) {
   constexpr const char* kOp = "attention_forward";
   const ProfileScope scope(kOp);
-  Device& device = cpu_device(kOp, qkv);
+  Device& device = device_of(kOp, qkv);
   require_valid(kOp, shape);
   require_matrix(kOp, "qkv", qkv, shape.num_tokens(), shape.qkv_size());
   require_positions(kOp, shape, positions);
@@ -100,7 +100,7 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
                         const Tensor& dqkv) {
   constexpr const char* kOp = "attention_backward";
   const ProfileScope scope(kOp);
-  Device& device = cpu_device(kOp, qkv);
+  Device& device = device_of(kOp, qkv);
   require_valid(kOp, shape);
   require_matrix(kOp, "qkv", qkv, shape.num_tokens(), shape.qkv_size());
   require_positions(kOp, shape, positions);
@@ -124,7 +124,7 @@ void attention_decode(const AttentionShape& shape, const Tensor& qkv, std::int64
                       const Tensor& key_cache, const Tensor& value_cache, const Tensor& out) {
   constexpr const char* kOp = "attention_decode";
   const ProfileScope scope(kOp);
-  Device& device = cpu_device(kOp, qkv);
+  Device& device = device_of(kOp, qkv);
   require_valid(kOp, shape);
   if (shape.batch != 1)
     throw std::invalid_argument(fmt::format("{}: batch is {}, expected 1", kOp, shape.batch));

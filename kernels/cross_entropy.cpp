@@ -37,10 +37,10 @@ void require_targets(const char* op, const Tensor& targets, std::int64_t vocab_s
 }
 
 CheckedHead check(const char* op, const HeadLoss& head) {
-  Device& device = cpu_device(op, head.hidden);
+  Device& device = device_of(op, head.hidden);
   const std::int64_t num_tokens = head.hidden.shape().num_rows();
   const std::int64_t hidden_size = head.hidden.shape().back();
-  cpu_device(op, head.weight);
+  device_of(op, head.weight);
   const std::int64_t vocab_size = head.weight.shape().num_rows();
   require_matrix(op, "weight", head.weight, vocab_size, hidden_size);
   require_elements(op, "targets", head.targets, num_tokens);

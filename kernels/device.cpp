@@ -65,6 +65,14 @@ int default_num_threads() {
   return threads;
 }
 
+class CpuMemory final : public DeviceBackend {
+ public:
+  void* allocate(std::int64_t bytes) override { return allocate_cpu_memory(bytes); }
+  void free(void* data, std::int64_t bytes) override { free_cpu_memory(data, bytes); }
+  void synchronize() override {}
+  std::string describe() const override { return ""; }
+};
+
 }  // namespace
 
 const char* name_of(MemoryCategory category) {
@@ -116,8 +124,11 @@ void Buffer::release() {
   bytes_ = 0;
 }
 
-Device::Device(Backend backend, int num_threads)
-    : backend_(backend), num_threads_(num_threads), workspace_(*this) {}
+Device::Device(Backend backend, int num_threads, std::unique_ptr<DeviceBackend> hardware)
+    : backend_(backend),
+      num_threads_(num_threads),
+      hardware_(std::move(hardware)),
+      workspace_(*this) {}
 
 Device::~Device() = default;
 
@@ -130,19 +141,17 @@ std::unique_ptr<Device> Device::create_cpu(int num_threads) {
   // For libraries (oneDNN), which ask OpenMP; the kernels name the number themselves.
   omp_set_dynamic(0);
   omp_set_num_threads(threads);
-  return std::unique_ptr<Device>(new Device(Backend::cpu, threads));
+  return std::unique_ptr<Device>(new Device(Backend::cpu, threads, std::make_unique<CpuMemory>()));
 }
 
 std::unique_ptr<Device> Device::create_cuda(int ordinal) {
-  throw std::invalid_argument(
-      fmt::format("device cuda:{} was asked for, but this program was built without CUDA\n"
-                  "hint: use the backend \"cpu\"",
-                  ordinal));
+  return std::unique_ptr<Device>(
+      new Device(Backend::cuda, default_num_threads(), create_cuda_backend(ordinal)));
 }
 
 Buffer Device::allocate(DType dtype, Shape shape, MemoryCategory category) {
   const std::int64_t bytes = round_up(shape.num_elements() * size_of(dtype));
-  void* data = allocate_cpu_memory(bytes);
+  void* data = hardware_->allocate(bytes);
   if (data == nullptr)
     throw std::runtime_error(fmt::format("not enough memory for {} of {} (in use: {})",
                                          mebibytes(bytes), name_of(category),
@@ -157,10 +166,12 @@ Buffer Device::allocate(DType dtype, Shape shape, MemoryCategory category) {
 
 void Device::free(void* data, std::int64_t bytes, MemoryCategory category) {
   memory_.current_bytes[static_cast<std::size_t>(category)] -= bytes;
-  free_cpu_memory(data, bytes);
+  hardware_->free(data, bytes);
 }
 
-void Device::synchronize() {}
+void Device::synchronize() {
+  hardware_->synchronize();
+}
 
 Workspace::Frame::Frame(Device& device)
     : workspace_(device.workspace()),

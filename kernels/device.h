@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device_backend.h"
 #include "kernels/tensor.h"
 
 namespace chaski {
@@ -106,7 +107,9 @@ class Device {
   // A CPU device whose ops use `num_threads` OpenMP threads. 0: OMP_NUM_THREADS where set, else all
   // cores that this process may use (its affinity mask and its control group's quota).
   static std::unique_ptr<Device> create_cpu(int num_threads = 0);
-  // Throws std::invalid_argument where the program was built without CUDA or no GPU is present.
+  // The GPU `ordinal`. Ops are queued on one stream of it, in order; num_threads() is that of
+  // create_cpu(0), for what the host does. Throws std::invalid_argument where the program was built
+  // without CUDA, the driver is missing or too old, or there is no such GPU.
   static std::unique_ptr<Device> create_cuda(int ordinal);
   ~Device();
   Device(const Device&) = delete;
@@ -114,6 +117,10 @@ class Device {
 
   Backend backend() const { return backend_; }
   int num_threads() const { return num_threads_; }
+  // The hardware in a few words; empty for a CPU.
+  std::string describe() const { return hardware_->describe(); }
+  // For the backend's own ops (kernels/cuda_context.h).
+  DeviceBackend& hardware() { return *hardware_; }
 
   // Zeroed memory, aligned to kAlignment bytes. Throws std::runtime_error naming the category, the
   // size and what is in use when there is not enough.
@@ -123,18 +130,20 @@ class Device {
   std::int64_t num_allocations() const { return num_allocations_; }
 
   Workspace& workspace() { return workspace_; }
-  // Waits until everything queued is done (a no-op on the CPU).
+  // Waits until everything queued is done (a no-op on the CPU). Throws std::runtime_error for what
+  // failed on a GPU since the last call.
   void synchronize();
 
   static constexpr std::int64_t kAlignment = 64;
 
  private:
   friend class Buffer;
-  Device(Backend backend, int num_threads);
+  Device(Backend backend, int num_threads, std::unique_ptr<DeviceBackend> hardware);
   void free(void* data, std::int64_t bytes, MemoryCategory category);
 
   Backend backend_;
   int num_threads_;
+  std::unique_ptr<DeviceBackend> hardware_;
   MemoryUsage memory_;
   std::int64_t num_allocations_ = 0;
   Workspace workspace_;

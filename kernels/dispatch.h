@@ -10,9 +10,19 @@ namespace chaski {
 // What every op does before its work: find the device, check the operands. Operands that do not fit
 // throw std::invalid_argument naming the op, the operand, its shape and the expected one.
 
-// The device of an op's first operand, which must be a CPU: the only backend of this build. Throws
-// std::invalid_argument for another, or when the operand is empty.
-Device& cpu_device(const char* op, const Tensor& operand);
+// The device of an op's first operand. Throws std::invalid_argument when the operand is empty.
+Device& device_of(const char* op, const Tensor& operand);
+
+// Ends an op with the CUDA house's function of the arguments where the device is a GPU. A build
+// without CUDA creates no such device.
+#ifdef CHASKI_CUDA
+#define CHASKI_CUDA_OP(device, call)                            \
+  do {                                                          \
+    if ((device).backend() == Backend::cuda) return cuda::call; \
+  } while (false)
+#else
+#define CHASKI_CUDA_OP(device, call) static_cast<void>(device)
+#endif
 
 // `tensor` holds rows × cols elements with cols in the last dimension ([B, S, H] passes as [B·S,
 // H]).

@@ -13,7 +13,7 @@ using BlockSums = void (*)(const float* x, double* partial_sums, std::int64_t co
 
 double reduce(const char* op, BlockSums block_sums, const Tensor& x) {
   const ProfileScope scope(op);
-  Device& device = cpu_device(op, x);
+  Device& device = device_of(op, x);
   const std::int64_t count = x.num_elements();
   const std::int64_t num_blocks = (count + kReductionBlock - 1) / kReductionBlock;
   Workspace::Frame frame(device);
@@ -30,25 +30,25 @@ double reduce(const char* op, BlockSums block_sums, const Tensor& x) {
 void fill(const Tensor& out, float value) {
   constexpr const char* kOp = "fill";
   const ProfileScope scope(kOp);
-  const Device& device = cpu_device(kOp, out);
+  const Device& device = device_of(kOp, out);
   const std::int64_t count = out.num_elements();
   CHASKI_CPU_KERNELS(elementwise_kernels).fill(out.f32(), value, count, threads_for(device, count));
 }
 
 void copy_from_host(const void* from, const Tensor& to) {
-  cpu_device("copy_from_host", to);
+  device_of("copy_from_host", to);
   std::memcpy(to.raw(), from, static_cast<std::size_t>(to.num_bytes()));
 }
 
 void copy_to_host(const Tensor& from, void* to) {
-  cpu_device("copy_to_host", from);
+  device_of("copy_to_host", from);
   std::memcpy(to, from.raw(), static_cast<std::size_t>(from.num_bytes()));
 }
 
 void copy(const Tensor& from, const Tensor& to) {
   constexpr const char* kOp = "copy";
   const ProfileScope scope(kOp);
-  const Device& device = cpu_device(kOp, from);
+  const Device& device = device_of(kOp, from);
   require_elements(kOp, "to", to, from.num_elements());
   require_dtype(kOp, "to", to, from.dtype());
   if (from.raw() == to.raw()) return;
@@ -61,7 +61,7 @@ void copy(const Tensor& from, const Tensor& to) {
 void add(const Tensor& a, const Tensor& b, const Tensor& out) {
   constexpr const char* kOp = "add";
   const ProfileScope scope(kOp);
-  const Device& device = cpu_device(kOp, a);
+  const Device& device = device_of(kOp, a);
   const std::int64_t count = a.num_elements();
   require_elements(kOp, "b", b, count);
   require_elements(kOp, "out", out, count);
@@ -72,7 +72,7 @@ void add(const Tensor& a, const Tensor& b, const Tensor& out) {
 void scale(const Tensor& x, float factor) {
   constexpr const char* kOp = "scale";
   const ProfileScope scope(kOp);
-  const Device& device = cpu_device(kOp, x);
+  const Device& device = device_of(kOp, x);
   const std::int64_t count = x.num_elements();
   CHASKI_CPU_KERNELS(elementwise_kernels).scale(x.f32(), factor, count, threads_for(device, count));
 }
@@ -88,7 +88,7 @@ double sum(const Tensor& x) {
 std::int64_t count_nonfinite(const Tensor& x) {
   constexpr const char* kOp = "count_nonfinite";
   const ProfileScope scope(kOp);
-  const Device& device = cpu_device(kOp, x);
+  const Device& device = device_of(kOp, x);
   const std::int64_t count = x.num_elements();
   return CHASKI_CPU_KERNELS(elementwise_kernels)
       .count_nonfinite(x.f32(), count, threads_for(device, count));

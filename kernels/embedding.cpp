@@ -26,7 +26,7 @@ void require_tokens(const char* op, const Tensor& tokens, std::int64_t vocab_siz
 void embedding_forward(const Tensor& table, const Tensor& tokens, const Tensor& out) {
   constexpr const char* kOp = "embedding_forward";
   const ProfileScope scope(kOp);
-  const Device& device = cpu_device(kOp, table);
+  const Device& device = device_of(kOp, table);
   const std::int64_t hidden = table.shape().back();
   const std::int64_t num_tokens = tokens.num_elements();
   require_dtype(kOp, "tokens", tokens, DType::i32);
@@ -40,7 +40,7 @@ void embedding_forward(const Tensor& table, const Tensor& tokens, const Tensor& 
 void embedding_backward(const Tensor& dout, const Tensor& tokens, const Tensor& dtable) {
   constexpr const char* kOp = "embedding_backward";
   const ProfileScope scope(kOp);
-  const Device& device = cpu_device(kOp, dtable);
+  const Device& device = device_of(kOp, dtable);
   const std::int64_t hidden = dtable.shape().back();
   const std::int64_t num_tokens = tokens.num_elements();
   require_dtype(kOp, "tokens", tokens, DType::i32);

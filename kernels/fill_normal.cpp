@@ -34,7 +34,7 @@ NormalPair box_muller(std::uint32_t word0, std::uint32_t word1) {
 
 void fill_normal(const Tensor& out, float mean, float standard_deviation, std::uint64_t seed,
                  std::uint64_t stream) {
-  const Device& device = cpu_device("fill_normal", out);
+  const Device& device = device_of("fill_normal", out);
   constexpr std::int64_t kGroup = 4;  // elements from one counter
   const std::int64_t count = out.num_elements();
   const std::int64_t num_groups = (count + kGroup - 1) / kGroup;

@@ -90,9 +90,9 @@ Matrix Matrix::columns(std::int64_t begin, std::int64_t count) const {
 
 void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose transpose_b,
             const Matrix& out, Accumulate accumulate) {
-  Device& device = cpu_device(kOp, out.tensor);
-  cpu_device(kOp, a.tensor);
-  cpu_device(kOp, b.tensor);
+  Device& device = device_of(kOp, out.tensor);
+  device_of(kOp, a.tensor);
+  device_of(kOp, b.tensor);
   require_inside("a", a);
   require_inside("b", b);
   require_inside("out", out);

@@ -11,7 +11,7 @@ void forward(const char* op, const Tensor& residual, const Tensor& delta, const 
              float epsilon, const Tensor& residual_out, const Tensor& y,
              const Tensor& inverse_rms) {
   const ProfileScope scope(op);
-  const Device& device = cpu_device(op, residual);
+  const Device& device = device_of(op, residual);
   const std::int64_t rows = residual.shape().num_rows();
   const std::int64_t hidden = residual.shape().back();
   if (delta) {
@@ -37,7 +37,7 @@ void add_rmsnorm_forward(const Tensor& residual, const Tensor& delta, const Tens
                          float epsilon, const Tensor& residual_out, const Tensor& y,
                          const Tensor& inverse_rms) {
   constexpr const char* kOp = "add_rmsnorm_forward";
-  cpu_device(kOp, delta);
+  device_of(kOp, delta);
   forward(kOp, residual, delta, weight, epsilon, residual_out, y, inverse_rms);
 }
 
@@ -45,7 +45,7 @@ void rmsnorm_recompute(const Tensor& x, const Tensor& weight, const Tensor& inve
                        const Tensor& y) {
   constexpr const char* kOp = "rmsnorm_recompute";
   const ProfileScope scope(kOp);
-  const Device& device = cpu_device(kOp, x);
+  const Device& device = device_of(kOp, x);
   const std::int64_t rows = x.shape().num_rows();
   const std::int64_t hidden = x.shape().back();
   require_elements(kOp, "weight", weight, hidden);
@@ -60,7 +60,7 @@ void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inver
                       const Tensor& dy, const Tensor& dx, const Tensor& dweight) {
   constexpr const char* kOp = "rmsnorm_backward";
   const ProfileScope scope(kOp);
-  Device& device = cpu_device(kOp, x);
+  Device& device = device_of(kOp, x);
   const std::int64_t rows = x.shape().num_rows();
   const std::int64_t hidden = x.shape().back();
   require_elements(kOp, "weight", weight, hidden);

@@ -40,7 +40,7 @@ void require_positions_in_table(const char* op, const AttentionShape& shape,
 void rotate(const char* op, const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
             std::int64_t first_position, const Tensor& table, float direction) {
   const ProfileScope scope(op);
-  const Device& device = cpu_device(op, qkv);
+  const Device& device = device_of(op, qkv);
   require_even(op, shape.head_dim);
   require_matrix(op, "qkv", qkv, shape.num_tokens(), shape.qkv_size());
   require_matrix(op, "table", table, table.shape().num_rows(), shape.head_dim);
@@ -57,7 +57,7 @@ void rotate(const char* op, const AttentionShape& shape, const Tensor& qkv, cons
 
 void rotary_table(double theta, const Tensor& table) {
   constexpr const char* kOp = "rotary_table";
-  cpu_device(kOp, table);
+  device_of(kOp, table);
   const std::int64_t head_dim = table.shape().back();
   require_even(kOp, head_dim);
   const std::int64_t half = head_dim / 2;

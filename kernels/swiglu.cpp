@@ -6,6 +6,7 @@
 #include "kernels/dispatch.h"
 #include "kernels/profile.h"
 #include "kernels/swiglu_cpu.h"
+#include "kernels/swiglu_cuda.h"
 
 namespace chaski {
 namespace {
@@ -23,10 +24,11 @@ std::int64_t intermediate_size(const char* op, const Tensor& gate_up) {
 void swiglu_forward(const Tensor& gate_up, const Tensor& activation) {
   constexpr const char* kOp = "swiglu_forward";
   const ProfileScope scope(kOp);
-  const Device& device = cpu_device(kOp, gate_up);
+  const Device& device = device_of(kOp, gate_up);
   const std::int64_t rows = gate_up.shape().num_rows();
   const std::int64_t size = intermediate_size(kOp, gate_up);
   require_matrix(kOp, "activation", activation, rows, size);
+  CHASKI_CUDA_OP(device, swiglu_forward(gate_up, activation));
   CHASKI_CPU_KERNELS(swiglu_kernels)
       .forward(gate_up.f32(), activation.f32(), rows, size, threads_for(device, rows * size));
 }
@@ -35,12 +37,13 @@ void swiglu_backward(const Tensor& gate_up, const Tensor& dactivation, const Ten
                      const Tensor& activation) {
   constexpr const char* kOp = "swiglu_backward";
   const ProfileScope scope(kOp);
-  const Device& device = cpu_device(kOp, gate_up);
+  const Device& device = device_of(kOp, gate_up);
   const std::int64_t rows = gate_up.shape().num_rows();
   const std::int64_t size = intermediate_size(kOp, gate_up);
   require_matrix(kOp, "dactivation", dactivation, rows, size);
   require_matrix(kOp, "dgate_up", dgate_up, rows, 2 * size);
   if (activation) require_matrix(kOp, "activation", activation, rows, size);
+  CHASKI_CUDA_OP(device, swiglu_backward(gate_up, dactivation, dgate_up, activation));
   CHASKI_CPU_KERNELS(swiglu_kernels)
       .backward(gate_up.f32(), dactivation.f32(), dgate_up.f32(), activation.f32(), rows, size,
                 threads_for(device, rows * size));

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "kernels/bf16.h"
 #include "model/bounded_json.h"
 #include "model/safetensors_format.h"
 
@@ -93,10 +94,6 @@ std::map<std::string, std::string> read_index(const std::string& directory) {
     shards[name] = text_of_shard;
   }
   return shards;
-}
-
-float float_from_bf16(std::uint16_t bits) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
 }
 
 float float_from_f16(std::uint16_t bits) {

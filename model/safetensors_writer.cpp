@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
@@ -8,6 +7,7 @@
 #include <stdexcept>
 #include <unistd.h>
 
+#include "kernels/bf16.h"
 #include "model/safetensors_format.h"
 
 namespace chaski {
@@ -55,14 +55,6 @@ class OutputFile {
   std::string temporary_;
   int descriptor_ = -1;
 };
-
-std::uint16_t bf16_from_float(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & 0x7FFFFFFFU) > 0x7F800000U)  // stays a NaN
-    return static_cast<std::uint16_t>((bits >> 16) | 0x40U);
-  const std::uint32_t to_even = 0x7FFFU + ((bits >> 16) & 1U);
-  return static_cast<std::uint16_t>((bits + to_even) >> 16);
-}
 
 std::uint64_t stored_bytes(const SafetensorsSource& tensor, const SafetensorsOptions& options) {
   return static_cast<std::uint64_t>(tensor.shape.num_elements()) * (options.bf16 ? 2 : 4);

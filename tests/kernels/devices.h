@@ -5,40 +5,48 @@
 #include <cstring>
 #include <functional>
 #include <gtest/gtest.h>
+#include <limits>
 #include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "kernels/bf16.h"
 #include "kernels/cpu_isa.h"
 #include "kernels/device.h"
+#include "kernels/elementwise.h"
 
 namespace chaski::test {
+
+// Where an op's suite runs, and the type of its activations there.
+struct House {
+  Backend backend;
+  DType activations;
+};
 
 inline std::unique_ptr<Device> create_device(Backend backend, int num_threads) {
   return backend == Backend::cpu ? Device::create_cpu(num_threads) : Device::create_cuda(0);
 }
 
-// The backends that this machine can run.
-inline std::vector<Backend> backends_present() {
-  std::vector<Backend> backends = {Backend::cpu};
-  try {
-    Device::create_cuda(0);
-    backends.push_back(Backend::cuda);
-  } catch (const std::invalid_argument&) {
+// What this machine can run.
+inline std::vector<House> houses_present() {
+  std::vector<House> houses = {{Backend::cpu, DType::f32}};
+  if (num_cuda_devices() > 0) {
+    houses.push_back({Backend::cuda, DType::f32});
+    houses.push_back({Backend::cuda, DType::bf16});
   }
-  return backends;
+  return houses;
 }
 
-inline std::string backend_name(const ::testing::TestParamInfo<Backend>& info) {
-  return info.param == Backend::cpu ? "cpu" : "cuda";
+inline std::string house_name(const ::testing::TestParamInfo<House>& info) {
+  return std::string(info.param.backend == Backend::cpu ? "cpu_" : "cuda_") +
+         name_of(info.param.activations);
 }
 
 // Runs a suite derived from OpTest on every backend.
-#define CHASKI_ON_ALL_DEVICES(suite)                                               \
-  INSTANTIATE_TEST_SUITE_P(, suite, ::testing::ValuesIn(test::backends_present()), \
-                           test::backend_name)
+#define CHASKI_ON_ALL_DEVICES(suite) \
+  INSTANTIATE_TEST_SUITE_P(, suite, ::testing::ValuesIn(test::houses_present()), test::house_name)
 
 using Values = std::vector<float>;
 using Reference = std::vector<double>;
@@ -87,7 +95,7 @@ inline Reference central_differences(const std::function<double(const Reference&
   return gradient;
 }
 
-class OpTest : public ::testing::TestWithParam<Backend> {
+class OpTest : public ::testing::TestWithParam<House> {
  protected:
   void SetUp() override {
     try {
@@ -101,29 +109,65 @@ class OpTest : public ::testing::TestWithParam<Backend> {
   // A new device: tensors made before must not be used any more.
   void use_threads(int num_threads) {
     buffers_.clear();
-    device_ = create_device(GetParam(), num_threads);
+    device_ = create_device(GetParam().backend, num_threads);
   }
   Device& device() { return *device_; }
+  bool on_cpu() const { return GetParam().backend == Backend::cpu; }
+  bool in_bf16() const { return GetParam().activations == DType::bf16; }
+  // What an op's result may differ by: `exact` where its operands are fp32.
+  double tolerance(double exact) const { return in_bf16() ? 1e-2 : exact; }
 
   // Tensors that live until the end of the test or the next use_threads().
   Tensor zeros(Shape shape, DType dtype = DType::f32) {
     buffers_.push_back(device_->allocate(dtype, shape, MemoryCategory::activations));
     return buffers_.back().tensor();
   }
+  // Of what is fp32 everywhere: statistics, losses, gradients of weights, master weights, moments.
   Tensor tensor(Shape shape, const Values& values) {
     const Tensor result = zeros(shape);
     EXPECT_EQ(result.num_elements(), static_cast<std::int64_t>(values.size()));
-    std::memcpy(result.f32(), values.data(), values.size() * sizeof(float));
+    copy_from_host(values.data(), result);
     return result;
+  }
+  // Of what the house computes with: activations, their gradients, weights that ops read.
+  Tensor activations(Shape shape, const Values& values) {
+    if (!in_bf16()) return tensor(shape, values);
+    const Tensor result = zeros(shape, DType::bf16);
+    EXPECT_EQ(result.num_elements(), static_cast<std::int64_t>(values.size()));
+    std::vector<std::uint16_t> rounded(values.size());
+    std::transform(values.begin(), values.end(), rounded.begin(), bf16_from_float);
+    copy_from_host(rounded.data(), result);
+    return result;
+  }
+  // For results: not a number wherever the op does not write.
+  Tensor poisoned_activations(Shape shape) {
+    return activations(shape, Values(static_cast<std::size_t>(shape.num_elements()),
+                                     std::numeric_limits<float>::quiet_NaN()));
   }
   Tensor integers(const std::vector<std::int32_t>& values) {
     const Tensor result = zeros({static_cast<std::int64_t>(values.size())}, DType::i32);
-    std::memcpy(result.i32(), values.data(), values.size() * sizeof(std::int32_t));
+    copy_from_host(values.data(), result);
     return result;
   }
+  // The elements, of f32 or bf16.
   Values values(const Tensor& tensor) {
-    device_->synchronize();
-    return Values(tensor.f32(), tensor.f32() + tensor.num_elements());
+    Values result(static_cast<std::size_t>(tensor.num_elements()));
+    if (tensor.dtype() != DType::bf16) {
+      copy_to_host(tensor, result.data());
+      return result;
+    }
+    std::vector<std::uint16_t> halves(result.size());
+    copy_to_host(tensor, halves.data());
+    std::transform(halves.begin(), halves.end(), result.begin(), float_from_bf16);
+    return result;
+  }
+  // What `activations` holds of these values.
+  Values as_held(const Values& values) const {
+    if (!in_bf16()) return values;
+    Values result(values.size());
+    std::transform(values.begin(), values.end(), result.begin(),
+                   [](float x) { return float_from_bf16(bf16_from_float(x)); });
+    return result;
   }
 
   // `run` makes its tensors on the current device and returns what it computed: the same bits for

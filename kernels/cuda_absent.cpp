@@ -1,0 +1,23 @@
+#include <fmt/format.h>
+#include <stdexcept>
+
+#include "kernels/device_backend.h"
+
+namespace chaski {
+
+std::unique_ptr<DeviceBackend> create_cuda_backend(int ordinal) {
+  throw std::invalid_argument(
+      fmt::format("device cuda:{} was asked for, but this program was built without CUDA\n"
+                  "hint: use the backend \"cpu\"",
+                  ordinal));
+}
+
+int num_cuda_devices() {
+  return 0;
+}
+
+bool is_built_with_cuda() {
+  return false;
+}
+
+}  // namespace chaski

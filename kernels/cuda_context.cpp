@@ -1,0 +1,124 @@
+#include "kernels/cuda_context.h"
+
+#include <fmt/format.h>
+#include <stdexcept>
+
+namespace chaski {
+namespace cuda {
+namespace {
+
+std::string version_text(int version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+int runtime_version() {
+  int version = 0;
+  return cudaRuntimeGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+// Why there is no device to use, with what to do about it.
+[[noreturn]] void refuse(int ordinal, cudaError_t status) {
+  const std::string asked = fmt::format("device cuda:{} was asked for, but ", ordinal);
+  const int driver = driver_version();
+  if (driver == 0) {
+    throw std::invalid_argument(asked +
+                                "no NVIDIA driver was found\nhint: install it (nvidia-smi shows "
+                                "whether it works), or use the backend \"cpu\"");
+  }
+  if (driver < runtime_version() / 1000 * 1000 || status == cudaErrorInsufficientDriver) {
+    throw std::invalid_argument(fmt::format(
+        "{}the driver supports CUDA {} and this program needs {}\nhint: update the driver, or "
+        "build with the toolkit of CUDA {}",
+        asked, version_text(driver), version_text(runtime_version()), version_text(driver)));
+  }
+  if (status != cudaSuccess && status != cudaErrorNoDevice) {
+    throw std::invalid_argument(
+        fmt::format("{}CUDA cannot be used: {}\nhint: nvidia-smi shows the state of the GPUs",
+                    asked, cudaGetErrorString(status)));
+  }
+  throw std::invalid_argument(
+      fmt::format("{}there are {} GPUs\nhint: CUDA_VISIBLE_DEVICES may hide some; the backend "
+                  "\"cpu\" needs none",
+                  asked, num_cuda_devices()));
+}
+
+}  // namespace
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  int ordinal = -1;
+  cudaGetDevice(&ordinal);
+  throw std::runtime_error(fmt::format("{} failed on cuda:{}: {} ({})", what, ordinal,
+                                       cudaGetErrorString(status), cudaGetErrorName(status)));
+}
+
+Context::Context(int ordinal) : ordinal_(ordinal) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || ordinal < 0 || ordinal >= count) refuse(ordinal, status);
+  check(cudaSetDevice(ordinal), "choosing the device");
+  check(cudaDeviceGetAttribute(&num_multiprocessors_, cudaDevAttrMultiProcessorCount, ordinal),
+        "asking for the number of multiprocessors");
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+}
+
+Context::~Context() {
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+
+void* Context::allocate(std::int64_t bytes) {
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, static_cast<std::size_t>(bytes));
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // it would be reported again by the next launch
+    return nullptr;
+  }
+  check(status, "cudaMalloc");
+  check(cudaMemsetAsync(data, 0, static_cast<std::size_t>(bytes), stream_), "zeroing memory");
+  return data;
+}
+
+void Context::free(void* data, std::int64_t) {
+  cudaStreamSynchronize(stream_);
+  cudaFree(data);
+}
+
+void Context::synchronize() {
+  check(cudaStreamSynchronize(stream_), "an operation queued before");
+}
+
+std::string Context::describe() const {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, ordinal_), "asking for the device's properties");
+  return fmt::format("{}, {:.0f} GiB, compute capability {}.{}, driver CUDA {}, runtime {}",
+                     properties.name, static_cast<double>(properties.totalGlobalMem) / (1 << 30),
+                     properties.major, properties.minor, version_text(driver_version()),
+                     version_text(runtime_version()));
+}
+
+Context& context_of(Device& device) {
+  return static_cast<Context&>(device.hardware());
+}
+
+}  // namespace cuda
+
+std::unique_ptr<DeviceBackend> create_cuda_backend(int ordinal) {
+  return std::make_unique<cuda::Context>(ordinal);
+}
+
+int num_cuda_devices() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+bool is_built_with_cuda() {
+  return true;
+}
+
+}  // namespace chaski

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <memory>
+#include <string>
+
+#include "kernels/device.h"
+#include "kernels/device_backend.h"
+
+namespace chaski::cuda {
+
+// Throws std::runtime_error naming what was asked, the device and CUDA's own word for the failure.
+void check(cudaError_t status, const char* what);
+
+// A GPU and the stream on which all ops of a Device run, in order.
+class Context final : public DeviceBackend {
+ public:
+  // Throws std::invalid_argument where the driver is missing or too old or there is no such GPU.
+  explicit Context(int ordinal);
+  ~Context() override;
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  void* allocate(std::int64_t bytes) override;
+  void free(void* data, std::int64_t bytes) override;
+  void synchronize() override;
+  std::string describe() const override;
+
+  int ordinal() const { return ordinal_; }
+  cudaStream_t stream() const { return stream_; }
+  int num_multiprocessors() const { return num_multiprocessors_; }
+
+ private:
+  int ordinal_;
+  int num_multiprocessors_ = 0;
+  cudaStream_t stream_ = nullptr;
+};
+
+// Of a Device whose backend is CUDA.
+Context& context_of(Device& device);
+inline cudaStream_t stream_of(Device& device) {
+  return context_of(device).stream();
+}
+
+}  // namespace chaski::cuda

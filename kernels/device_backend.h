@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace chaski {
+
+// What a Device asks of the hardware that it stands for.
+class DeviceBackend {
+ public:
+  virtual ~DeviceBackend() = default;
+
+  // Zeroed memory, aligned to Device::kAlignment. Null where there is not enough. `bytes` is a
+  // positive multiple of that alignment.
+  virtual void* allocate(std::int64_t bytes) = 0;
+  virtual void free(void* data, std::int64_t bytes) = 0;
+  // Waits until everything queued is done. Throws std::runtime_error for what failed meanwhile.
+  virtual void synchronize() = 0;
+  // In a few words, e.g. "NVIDIA H200, 139 GiB, driver 13.0, runtime 13.0".
+  virtual std::string describe() const = 0;
+};
+
+// Defined by the CUDA house where it is built, else by cuda_absent.cpp.
+std::unique_ptr<DeviceBackend> create_cuda_backend(int ordinal);
+int num_cuda_devices();
+bool is_built_with_cuda();
+
+}  // namespace chaski

@@ -69,6 +69,7 @@ Context::Context(int ordinal) : ordinal_(ordinal) {
 
 Context::~Context() {
   cudaStreamSynchronize(stream_);
+  states_.clear();
   cudaStreamDestroy(stream_);
 }
 

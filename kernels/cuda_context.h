@@ -3,6 +3,8 @@
 #include <cuda_runtime_api.h>
 #include <memory>
 #include <string>
+#include <typeindex>
+#include <unordered_map>
 
 #include "kernels/device.h"
 #include "kernels/device_backend.h"
@@ -29,11 +31,20 @@ class Context final : public DeviceBackend {
   int ordinal() const { return ordinal_; }
   cudaStream_t stream() const { return stream_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
+  // What a library keeps for this device (handles, plans): one object of each type, made when first
+  // asked for.
+  template <typename T>
+  T& state() {
+    std::shared_ptr<void>& entry = states_[std::type_index(typeid(T))];
+    if (!entry) entry = std::make_shared<T>();
+    return *static_cast<T*>(entry.get());
+  }
 
  private:
   int ordinal_;
   int num_multiprocessors_ = 0;
   cudaStream_t stream_ = nullptr;
+  std::unordered_map<std::type_index, std::shared_ptr<void>> states_;
 };
 
 // Of a Device whose backend is CUDA.

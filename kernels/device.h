@@ -119,6 +119,9 @@ class Device {
   int num_threads() const { return num_threads_; }
   // The hardware in a few words; empty for a CPU.
   std::string describe() const { return hardware_->describe(); }
+  // Whether a GPU may multiply fp32 matrices with the 10 bits of mantissa of TF32. Off at first.
+  bool allows_tf32() const { return allows_tf32_; }
+  void allow_tf32(bool allow) { allows_tf32_ = allow; }
   // For the backend's own ops (kernels/cuda_context.h).
   DeviceBackend& hardware() { return *hardware_; }
 
@@ -143,6 +146,7 @@ class Device {
 
   Backend backend_;
   int num_threads_;
+  bool allows_tf32_ = false;
   std::unique_ptr<DeviceBackend> hardware_;
   MemoryUsage memory_;
   std::int64_t num_allocations_ = 0;

@@ -6,6 +6,7 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/matmul_cpu.h"
+#include "kernels/matmul_cuda.h"
 #include "kernels/onednn_gemm.h"
 #include "kernels/profile.h"
 
@@ -28,7 +29,6 @@ GemmOperand operand_of(const Matrix& m, Transpose transpose) {
 }
 
 void require_inside(const char* name, const Matrix& m) {
-  require_dtype(kOp, name, m.tensor, DType::f32);
   const bool fits =
       m.rows >= 0 && m.cols >= 0 && m.offset >= 0 && m.stride >= m.cols &&
       (m.rows == 0 || m.offset + (m.rows - 1) * m.stride + m.cols <= m.tensor.num_elements());
@@ -38,10 +38,21 @@ void require_inside(const char* name, const Matrix& m) {
                     name, m.rows, m.cols, m.stride, m.offset, m.tensor.shape().to_string()));
 }
 
-void clear(const Matrix& out) {
+void clear(Device& device, const Matrix& out) {
+  CHASKI_CUDA_OP(device, clear(out));
   for (std::int64_t row = 0; row < out.rows; ++row)
     std::memset(out.f32() + row * out.stride, 0,
                 static_cast<std::size_t>(out.cols) * sizeof(float));
+}
+
+void require_types(const Device& device, const Matrix& a, const Matrix& b, const Matrix& out) {
+  const DType type = a.tensor.dtype();
+  const bool cuda_bf16 = device.backend() == Backend::cuda && type == DType::bf16;
+  if (!cuda_bf16) require_dtype(kOp, "a", a.tensor, DType::f32);
+  require_dtype(kOp, "b", b.tensor, type);
+  if (!cuda_bf16 || out.tensor.dtype() != DType::bf16) {
+    require_dtype(kOp, "out", out.tensor, DType::f32);
+  }
 }
 
 // Which of the three products of a linear layer has these transposes.
@@ -93,6 +104,7 @@ void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose t
   Device& device = device_of(kOp, out.tensor);
   device_of(kOp, a.tensor);
   device_of(kOp, b.tensor);
+  require_types(device, a, b, out);
   require_inside("a", a);
   require_inside("b", b);
   require_inside("out", out);
@@ -106,8 +118,11 @@ void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose t
   const bool add = accumulate == Accumulate::yes;
   if (m == 0 || n == 0) return;
   if (k == 0) {
-    if (!add) clear(out);
-  } else if (m == 1) {
+    if (!add) clear(device, out);
+    return;
+  }
+  CHASKI_CUDA_OP(device, gemm(device, a, transpose_a, b, transpose_b, out, accumulate));
+  if (m == 1) {
     multiply_row(device, a, transpose_a, b, transpose_b, out, add);
   } else {
     onednn_gemm(device, m, n, k, operand_of(a, transpose_a), operand_of(b, transpose_b),
@@ -134,6 +149,9 @@ std::int64_t linear_workspace_bytes(Device& device, LinearPass pass, std::int64_
   const GemmOperand y{nullptr, out, 1};
   const GemmOperand weight{nullptr, in, 1};
   const bool by_weight = pass == LinearPass::backward_weight;
+#ifdef CHASKI_CUDA
+  if (device.backend() == Backend::cuda) return cuda::gemm_workspace_bytes(device);
+#endif
   // A product of one row takes none (multiply_row).
   if ((by_weight ? out : tokens) == 1) return 0;
   switch (pass) {
@@ -147,7 +165,11 @@ std::int64_t linear_workspace_bytes(Device& device, LinearPass pass, std::int64_
   return 0;
 }
 
-const char* gemm_library() {
+const char* gemm_library(Backend backend) {
+#ifdef CHASKI_CUDA
+  if (backend == Backend::cuda) return cuda::gemm_library_name();
+#endif
+  static_cast<void>(backend);
   return onednn_name();
 }
 

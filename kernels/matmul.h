@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/device.h"
 #include "kernels/tensor.h"
 
 namespace chaski {
@@ -18,17 +19,19 @@ struct Matrix {
   // Columns [begin, begin + count) of this matrix.
   Matrix columns(std::int64_t begin, std::int64_t count) const;
   float* f32() const { return tensor.f32() + offset; }
+  void* raw() const { return static_cast<char*>(tensor.raw()) + offset * size_of(tensor.dtype()); }
 };
 
 enum class Transpose { no, yes };
 enum class Accumulate { no, yes };
 
 // out = op(a) · op(b), or out += op(a) · op(b) with Accumulate::yes. op(a) is [M, K], op(b) is
-// [K, N], out is [M, N] and shares no element with a or b. fp32 on the CPU, through oneDNN with one
-// primitive per shape and thread count, created at its first call and kept by the calling thread;
-// after that no device memory is allocated (oneDNN itself takes some 300 bytes of heap a call).
-// Products of one row (a decoding step) take a path bound by reading b once. The same operands give
-// the same bits on the same number of threads.
+// [K, N], out is [M, N] and shares no element with a or b.
+// On the CPU: fp32, through oneDNN with one primitive per shape and thread count, created at its
+// first call and kept by the calling thread; after that no device memory is allocated (oneDNN
+// itself takes some 300 bytes of heap a call). Products of one row (a decoding step) take a path
+// bound by reading b once. The same operands give the same bits on the same number of threads.
+// On a GPU: a and b both f32 or both bf16, out f32, or bf16 with bf16 operands; sums in fp32.
 // Throws std::invalid_argument when the shapes do not fit or a matrix exceeds its tensor.
 void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose transpose_b,
             const Matrix& out, Accumulate accumulate = Accumulate::no);
@@ -48,7 +51,7 @@ enum class LinearPass { forward, backward_input, backward_weight };
 std::int64_t linear_workspace_bytes(Device& device, LinearPass pass, std::int64_t tokens,
                                     std::int64_t in, std::int64_t out);
 
-// Name and version of the GEMM library of this build, e.g. "oneDNN 2.6.3".
-const char* gemm_library();
+// Name and version of the GEMM library of a backend, e.g. "oneDNN 2.6.3".
+const char* gemm_library(Backend backend = Backend::cpu);
 
 }  // namespace chaski

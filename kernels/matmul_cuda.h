@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device.h"
+#include "kernels/matmul.h"
+
+namespace chaski::cuda {
+
+// The product of kernels/matmul.h with checked shapes and k > 0, by cuBLASLt: a and b of one type,
+// f32 or bf16, out f32 or (from bf16) bf16; sums in fp32. f32 operands are multiplied as TF32 where
+// the device allows that. The heuristics are asked once a shape; workspace comes from the arena.
+// Throws std::runtime_error where cuBLASLt has no way for the shape.
+void gemm(Device& device, const Matrix& a, Transpose transpose_a, const Matrix& b,
+          Transpose transpose_b, const Matrix& out, Accumulate accumulate);
+
+// Bytes that any product may take of the workspace.
+std::int64_t gemm_workspace_bytes(Device& device);
+
+// Zeroes the rows of `out`, not what lies between them.
+void clear(const Matrix& out);
+
+// E.g. "cuBLASLt 13.1.0".
+const char* gemm_library_name();
+
+}  // namespace chaski::cuda

@@ -1,8 +1,7 @@
 #include "tests/cuda_model/block.h"
 
-#include <cuda_runtime.h>
-
 #include <array>
+#include <cuda_runtime.h>
 #include <memory>
 #include <numeric>
 #include <source_location>
@@ -103,8 +102,8 @@ std::string situation(const Thread& thread) {
   } else if (thread.state == State::kAtBarrier) {
     text << "waits at __syncthreads of " << place_of(thread);
   } else {
-    text << "waits at " << name(thread.warp_operation) << " of " << place_of(thread) << " with mask 0x"
-         << std::hex << thread.mask;
+    text << "waits at " << name(thread.warp_operation) << " of " << place_of(thread)
+         << " with mask 0x" << std::hex << thread.mask;
   }
   return text.str();
 }
@@ -334,20 +333,20 @@ std::uint64_t warp_exchange(WarpOperation operation, unsigned mask, std::uint64_
   self.value = value;
   self.source = source;
   const int base = current / kLanes * kLanes;
-  const std::string where = place_of(self);
   if ((mask >> (current - base) & 1U) == 0) {
-    fail("the thread's own lane is not in the mask of " + where);
+    fail("the thread's own lane is not in the mask of " + place_of(self));
   }
   for (int i = 0; i < kLanes; ++i) {
     if ((mask >> i & 1U) == 0) continue;
     const bool exists = base + i < static_cast<int>(threads.size());
     if (!exists || threads[base + i].state == State::kEnded) {
-      fail("the mask of " + std::string(name(operation)) + " of " + where + " names lane " +
-           std::to_string(i) + ", which " + (exists ? "has ended" : "the block does not have"));
+      fail("the mask of " + std::string(name(operation)) + " of " + place_of(self) +
+           " names lane " + std::to_string(i) + ", which " +
+           (exists ? "has ended" : "the block does not have"));
     }
   }
   if (operation == WarpOperation::kShuffle && (mask >> source & 1U) == 0) {
-    fail("the shuffle of " + where + " reads lane " + std::to_string(source) +
+    fail("the shuffle of " + place_of(self) + " reads lane " + std::to_string(source) +
          ", which is not in its mask");
   }
   self.state = State::kAtWarpOperation;
@@ -376,6 +375,8 @@ void run_block(const std::function<void()>& thread) {
   current = -1;
 }
 
-std::uint64_t fiber_switches() { return Fiber::switch_count(); }
+std::uint64_t fiber_switches() {
+  return Fiber::switch_count();
+}
 
 }  // namespace chaski::cuda_model

@@ -1,9 +1,8 @@
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstddef>
 #include <cstdint>
+#include <cuda_runtime_api.h>
 #include <functional>
 #include <string>
 #include <vector>
@@ -23,8 +22,8 @@ void set_lazy(bool lazy);
 /// Memory of each device, of which what is allocated already counts.
 void set_memory_limit(std::size_t bytes);
 
-/// Queues host code that may touch device memory behind the work of a stream, or records it when the
-/// stream is captured: for what stands in for a library's call (cuBLASLt, cuDNN, NCCL).
+/// Queues host code that may touch device memory behind the work of a stream, or records it when
+/// the stream is captured: for what stands in for a library's call (cuBLASLt, cuDNN, NCCL).
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 
 struct Counts {

@@ -13,8 +13,8 @@
 //     and shared memory, alignment of vector accesses, overflows;
 //   - shared and device memory never written reads as NaN / -1, and a missing barrier shows as a
 //     wrong result for some order of threads (`CHASKI_CUDA_MODEL_SEED` gives another order).
-// What it cannot: speed; accuracy of the fast intrinsics (__expf is expf here); races between points
-// of synchronisation that need two threads at once; a memory order weaker than sequential
+// What it cannot: speed; accuracy of the fast intrinsics (__expf is expf here); races between
+// points of synchronisation that need two threads at once; a memory order weaker than sequential
 // consistency (fences do nothing); interleaved blocks (a block that waits for another one never
 // ends); tensor cores, asynchronous copies, clusters, inline PTX, textures.
 //
@@ -22,12 +22,10 @@
 // internal linkage (kernels in unnamed namespaces, static templates), not around those of inline
 // functions and templates with external linkage, which the linker merges.
 
-#include <cuda_runtime.h>
-
-#include <math.h>
-
 #include <cstddef>
+#include <cuda_runtime.h>
 #include <functional>
+#include <math.h>
 #include <source_location>
 #include <tuple>
 #include <type_traits>
@@ -44,12 +42,10 @@ constexpr int warpSize = 32;
 /// The running block's dynamic shared memory: exactly as many bytes as the launch asked for.
 unsigned char* chaski_cuda_model_dynamic_shared();
 
-// A section of its own for every declaration: GCC refuses one section for variables that are merged
-// by the linker (of templates) and others. The model finds them by the prefix of the name.
-#define CHASKI_CUDA_MODEL_TEXT(x) #x
-#define CHASKI_CUDA_MODEL_SECTION(number) "chaski_shared" CHASKI_CUDA_MODEL_TEXT(number)
+// Marked in the symbol's name, by which the model finds them (GCC drops sections of templates'
+// variables).
 #undef __shared__
-#define __shared__ static __attribute__((section(CHASKI_CUDA_MODEL_SECTION(__COUNTER__))))
+#define __shared__ static __attribute__((abi_tag("chaski_shared")))
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 
@@ -62,11 +58,10 @@ cudaError_t launch_grid(const cudaLaunchConfig_t& config, const void* function,
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_kernel(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                           Arguments&&... arguments) {
-  return launch_grid(*config, reinterpret_cast<const void*>(kernel),
-                     [kernel, values = std::tuple<std::decay_t<Parameters>...>(
-                                  std::forward<Arguments>(arguments)...)] {
-                       std::apply(kernel, values);
-                     });
+  return launch_grid(
+      *config, reinterpret_cast<const void*>(kernel),
+      [kernel, values = std::tuple<std::decay_t<Parameters>...>(
+                   std::forward<Arguments>(arguments)...)] { std::apply(kernel, values); });
 }
 
 }  // namespace chaski::cuda_model

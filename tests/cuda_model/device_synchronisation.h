@@ -32,8 +32,8 @@ enum class WarpOperation {
   kXor,
 };
 
-/// Waits for all lanes of `mask` at the same place. `value` is this lane's; `source` the lane that a
-/// shuffle reads. Returns what the operation gives this lane.
+/// Waits for all lanes of `mask` at the same place. `value` is this lane's; `source` the lane that
+/// a shuffle reads. Returns what the operation gives this lane.
 std::uint64_t warp_exchange(WarpOperation operation, unsigned mask, std::uint64_t value, int source,
                             const std::source_location& site);
 
@@ -115,36 +115,38 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, CHASKI_CUDA_MODEL_SI
       chaski::cuda_model::WarpOperation::kBallot, mask, predicate != 0, 0, site));
 }
 inline int __any_sync(unsigned mask, int predicate, CHASKI_CUDA_MODEL_SITE) {
-  return static_cast<int>(chaski::cuda_model::warp_exchange(
-      chaski::cuda_model::WarpOperation::kAny, mask, predicate != 0, 0, site));
+  return static_cast<int>(chaski::cuda_model::warp_exchange(chaski::cuda_model::WarpOperation::kAny,
+                                                            mask, predicate != 0, 0, site));
 }
 inline int __all_sync(unsigned mask, int predicate, CHASKI_CUDA_MODEL_SITE) {
-  return static_cast<int>(chaski::cuda_model::warp_exchange(
-      chaski::cuda_model::WarpOperation::kAll, mask, predicate != 0, 0, site));
+  return static_cast<int>(chaski::cuda_model::warp_exchange(chaski::cuda_model::WarpOperation::kAll,
+                                                            mask, predicate != 0, 0, site));
 }
 /// Which lanes happen to run together is nothing to rely on: here each runs alone.
-inline unsigned __activemask() { return 1U << chaski::cuda_model::lane(); }
+inline unsigned __activemask() {
+  return 1U << chaski::cuda_model::lane();
+}
 
 template <typename T>
 unsigned __match_any_sync(unsigned mask, T value, CHASKI_CUDA_MODEL_SITE) {
-  return static_cast<unsigned>(chaski::cuda_model::warp_exchange(
-      chaski::cuda_model::WarpOperation::kMatchAny, mask, chaski::cuda_model::to_bits(value), 0,
-      site));
+  return static_cast<unsigned>(
+      chaski::cuda_model::warp_exchange(chaski::cuda_model::WarpOperation::kMatchAny, mask,
+                                        chaski::cuda_model::to_bits(value), 0, site));
 }
 template <typename T>
 unsigned __match_all_sync(unsigned mask, T value, int* predicate, CHASKI_CUDA_MODEL_SITE) {
-  const auto lanes = static_cast<unsigned>(chaski::cuda_model::warp_exchange(
-      chaski::cuda_model::WarpOperation::kMatchAll, mask, chaski::cuda_model::to_bits(value), 0,
-      site));
+  const auto lanes = static_cast<unsigned>(
+      chaski::cuda_model::warp_exchange(chaski::cuda_model::WarpOperation::kMatchAll, mask,
+                                        chaski::cuda_model::to_bits(value), 0, site));
   *predicate = lanes != 0;
   return lanes;
 }
 
-#define CHASKI_CUDA_MODEL_REDUCE(name, type, operation)                               \
-  inline type name(unsigned mask, type value, CHASKI_CUDA_MODEL_SITE) {               \
-    return static_cast<type>(chaski::cuda_model::warp_exchange(                       \
-        chaski::cuda_model::WarpOperation::operation, mask,                           \
-        static_cast<std::uint64_t>(static_cast<std::uint32_t>(value)), 0, site));     \
+#define CHASKI_CUDA_MODEL_REDUCE(name, type, operation)                           \
+  inline type name(unsigned mask, type value, CHASKI_CUDA_MODEL_SITE) {           \
+    return static_cast<type>(chaski::cuda_model::warp_exchange(                   \
+        chaski::cuda_model::WarpOperation::operation, mask,                       \
+        static_cast<std::uint64_t>(static_cast<std::uint32_t>(value)), 0, site)); \
   }
 CHASKI_CUDA_MODEL_REDUCE(__reduce_add_sync, unsigned, kAddUnsigned)
 CHASKI_CUDA_MODEL_REDUCE(__reduce_add_sync, int, kAddUnsigned)

@@ -1,10 +1,9 @@
 #include "tests/cuda_model/fibers.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cstring>
 #include <new>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -91,7 +90,9 @@ Fiber::~Fiber() {
   }
 }
 
-std::uint64_t Fiber::switch_count() { return switches; }
+std::uint64_t Fiber::switch_count() {
+  return switches;
+}
 
 void Fiber::arrive([[maybe_unused]] Fiber* self) {
 #if defined(__SANITIZE_ADDRESS__)

@@ -1,10 +1,9 @@
 #include "tests/cuda_model/grid.h"
 
-#include <cuda_runtime.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <cuda_runtime.h>
 #include <memory>
 #include <numeric>
 #include <sstream>
@@ -39,7 +38,9 @@ std::string text(const uint3& index) {
   return stream.str();
 }
 
-std::string text(const dim3& size) { return text(uint3{size.x, size.y, size.z}); }
+std::string text(const dim3& size) {
+  return text(uint3{size.x, size.y, size.z});
+}
 
 /// What was never written in this block reads as NaN or -1.
 void poison_shared_memory() {
@@ -89,9 +90,13 @@ std::uint64_t next_random() {
   return z ^ (z >> 31);
 }
 
-std::uint64_t next_random(std::uint64_t bound) { return next_random() % bound; }
+std::uint64_t next_random(std::uint64_t bound) {
+  return next_random() % bound;
+}
 
-void set_seed(std::uint64_t seed) { random_state() = seed; }
+void set_seed(std::uint64_t seed) {
+  random_state() = seed;
+}
 
 Counts counts() {
   totals.switches = fiber_switches();
@@ -117,7 +122,9 @@ void fail(const std::string& what) {
   std::abort();
 }
 
-void fail_in_kernel(const char* what) { fail(what); }
+void fail_in_kernel(const char* what) {
+  fail(what);
+}
 
 void check_limits(const Grid& grid, std::size_t allowed_shared_bytes) {
   const auto refuse = [&grid](const std::string& what) {
@@ -140,8 +147,8 @@ void check_limits(const Grid& grid, std::size_t allowed_shared_bytes) {
            std::to_string(kMaxSharedBytes) + " on any device");
   }
   if (grid.shared_bytes > allowed_shared_bytes) {
-    refuse(std::to_string(grid.shared_bytes) + " bytes of dynamic shared memory: " +
-           std::to_string(allowed_shared_bytes) +
+    refuse(std::to_string(grid.shared_bytes) +
+           " bytes of dynamic shared memory: " + std::to_string(allowed_shared_bytes) +
            " allowed (cudaFuncAttributeMaxDynamicSharedMemorySize)");
   }
   for (const auto& variable : shared_variables()) {

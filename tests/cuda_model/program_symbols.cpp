@@ -1,15 +1,15 @@
 #include "tests/cuda_model/program_symbols.h"
 
-#include <cxxabi.h>
-#include <elf.h>
-#include <link.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <cxxabi.h>
+#include <elf.h>
 #include <fstream>
 #include <iterator>
+#include <link.h>
 #include <stdexcept>
 
 namespace chaski::cuda_model {
@@ -21,6 +21,12 @@ std::string demangled(const char* name) {
   std::string result = status == 0 ? readable : name;
   std::free(readable);
   return result;
+}
+
+std::string without_tag(std::string name) {
+  const std::string tag = "[abi:chaski_shared]";
+  const auto place = name.find(tag);
+  return place == std::string::npos ? name : name.erase(place, tag.size());
 }
 
 /// Where the program was loaded, relative to the addresses in its file.
@@ -47,9 +53,8 @@ class Symbols {
     image_.assign(std::istreambuf_iterator<char>(file), {});
     const auto* header = at<ElfW(Ehdr)>(0);
     const auto* sections = at<ElfW(Shdr)>(header->e_shoff);
-    const char* const section_names = at<char>(sections[header->e_shstrndx].sh_offset);
     for (int i = 0; i < header->e_shnum; ++i) {
-      if (sections[i].sh_type == SHT_SYMTAB) read(sections, section_names, sections[i]);
+      if (sections[i].sh_type == SHT_SYMTAB) read(sections, sections[i]);
     }
     std::sort(shared_.begin(), shared_.end(),
               [](const auto& a, const auto& b) { return a.address < b.address; });
@@ -73,7 +78,7 @@ class Symbols {
     return reinterpret_cast<const T*>(image_.data() + offset);
   }
 
-  void read(const ElfW(Shdr) * sections, const char* section_names, const ElfW(Shdr) & table) {
+  void read(const ElfW(Shdr) * sections, const ElfW(Shdr) & table) {
     const std::uintptr_t offset = load_offset();
     const auto* symbols = at<ElfW(Sym)>(table.sh_offset);
     const char* const names = at<char>(sections[table.sh_link].sh_offset);
@@ -84,10 +89,10 @@ class Symbols {
         functions_.push_back({offset + symbol.st_value, names + symbol.st_name});
       } else if (type == STT_OBJECT && symbol.st_shndx != SHN_UNDEF &&
                  symbol.st_shndx < SHN_LORESERVE && symbol.st_size > 0) {
-        const std::string section = section_names + sections[symbol.st_shndx].sh_name;
-        if (section.rfind("chaski_shared", 0) != 0) continue;
+        const char* const name = names + symbol.st_name;
+        if (std::strstr(name, "B13chaski_shared") == nullptr) continue;
         shared_.push_back({reinterpret_cast<unsigned char*>(offset + symbol.st_value),
-                           symbol.st_size, demangled(names + symbol.st_name),
+                           symbol.st_size, without_tag(demangled(name)),
                            ELF64_ST_BIND(symbol.st_info) != STB_LOCAL});
       }
     }
@@ -105,7 +110,9 @@ const Symbols& symbols() {
 
 }  // namespace
 
-const std::vector<SharedVariable>& shared_variables() { return symbols().shared(); }
+const std::vector<SharedVariable>& shared_variables() {
+  return symbols().shared();
+}
 
 std::string function_name(const void* function) {
   return symbols().function(reinterpret_cast<std::uintptr_t>(function));

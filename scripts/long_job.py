@@ -30,7 +30,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 os.environ.setdefault("CHASKI", str(ROOT / "build/release/chaski"))
 sys.path.insert(0, str(ROOT / "tests/training"))
-from harness import CHASKI, CONFIG, ENVIRONMENT, MPIRUN, Workplace, descendants, kill_all, run  # noqa: E402
+from harness import CHASKI, CONFIG, MPIRUN, Workplace, descendants, kill_all, launch_environment, run  # noqa: E402
 
 # What the README says that a run leaves.
 KNOWN_FILES = re.compile(r"config\.toml|metrics\.jsonl(\.\d+)?|checkpoints/latest|"
@@ -94,7 +94,7 @@ class Job:
         command = [*launcher, CHASKI, "train", str(self.config), "--resume", "auto"]
         command += [part for setting in settings for part in ("--set", setting)]
         self.log = open(f"{self.output}.log", "a")
-        return subprocess.Popen(command, env=ENVIRONMENT, stdout=self.log, stderr=self.log,
+        return subprocess.Popen(command, env=launch_environment(), stdout=self.log, stderr=self.log,
                                 start_new_session=True)
 
     def last_step(self):

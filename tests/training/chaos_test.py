@@ -8,7 +8,7 @@ import tempfile
 import time
 import unittest
 
-from harness import CHASKI, ENVIRONMENT, TrainingCase, kill_all, run
+from harness import CHASKI, TrainingCase, kill_all, launch_environment, run
 
 ENDLESS = ["schedule.steps=1000000", "schedule.warmup_steps=10", "schedule.kind=\"constant\"",
            "checkpoint.every=20", "log.every=1000000"]
@@ -44,7 +44,7 @@ class Chaos(TrainingCase):
         self.out, self.err = self.directory / "out.log", self.directory / "err.log"
         with open(self.out, "w") as out, open(self.err, "w") as err:
             process = subprocess.Popen(self.command(*arguments, settings=[*ENDLESS, *settings], **options),
-                                       env=ENVIRONMENT, stdout=out, stderr=err, start_new_session=True)
+                                       env=launch_environment(), stdout=out, stderr=err, start_new_session=True)
         self.running.append(process)
         return process
 

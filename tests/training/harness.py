@@ -4,6 +4,7 @@ Every test gets a directory of its own; the tokenizer and the token file are mad
 CHASKI names the program, MPIRUN the launcher with its flags.
 """
 
+import atexit
 import json
 import os
 import pathlib
@@ -24,6 +25,16 @@ ENVIRONMENT = dict(
     OMPI_ALLOW_RUN_AS_ROOT="1",
     OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
 )
+
+LAUNCHES = tempfile.mkdtemp(prefix="chaski-mpi-")
+atexit.register(shutil.rmtree, LAUNCHES, ignore_errors=True)
+
+
+def launch_environment():
+    """A folder for each launch's temporary files: an mpirun that ends, or was killed, removes the one that
+    it shares with another which is just starting."""
+    return dict(ENVIRONMENT, TMPDIR=tempfile.mkdtemp(dir=LAUNCHES))
+
 
 CONFIG = """
 [run]
@@ -84,7 +95,7 @@ class Workplace:
 
 
 def run(command, check=True, **options):
-    done = subprocess.run([str(part) for part in command], env=ENVIRONMENT, text=True,
+    done = subprocess.run([str(part) for part in command], env=launch_environment(), text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, **options)
     if check and done.returncode != 0:
         raise AssertionError(f"{shlex.join(map(str, command))} exited with {done.returncode}:\n"
@@ -116,7 +127,7 @@ class TrainingCase(unittest.TestCase):
         return run(self.command(name, *arguments, processes=processes, settings=settings), check=check)
 
     def start(self, *arguments, **options):
-        return subprocess.Popen(self.command(*arguments, **options), env=ENVIRONMENT, text=True,
+        return subprocess.Popen(self.command(*arguments, **options), env=launch_environment(), text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
     def metrics(self, name):

@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import unittest
 
-from harness import CHASKI, ENVIRONMENT, TrainingCase, run
+from harness import CHASKI, TrainingCase, launch_environment, run
 
 MODEL = ["--set", 'model.preset="llama-9m"', "--set", "data.sequence_length=256",
          "--set", "parallel.micro_batch=8", "--set", "parallel.global_batch=8",
@@ -37,7 +37,7 @@ class Plan(TrainingCase):
 
     def peak_of(self, arguments):
         """Bytes that a process had in memory at most, as the kernel counts them."""
-        with subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(arguments, env=launch_environment(), stdout=subprocess.DEVNULL) as process:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         self.assertEqual(process.returncode, 0)

@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from harness import CHASKI, ENVIRONMENT, MPIRUN, TrainingCase, kill_all, run
+from harness import CHASKI, MPIRUN, TrainingCase, kill_all, launch_environment, run
 
 # The training part has about 540 sequences of 64 tokens: with 24 rows a step an epoch is 22 to 23 steps,
 # and 100 steps reach into the fifth.
@@ -82,7 +82,8 @@ class Resume(TrainingCase):
     def test_signals_to_the_wrapped_mpirun_save_and_end(self):
         wrapper = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "bin" / "mpirun"
         launcher = shutil.which(MPIRUN[0])
-        environment = dict(ENVIRONMENT, PATH=f"{pathlib.Path(launcher).parent}:{ENVIRONMENT['PATH']}")
+        environment = launch_environment()
+        environment["PATH"] = f"{pathlib.Path(launcher).parent}:{environment['PATH']}"
         for number in (signal.SIGTERM, signal.SIGINT):
             name = f"wrapped{number}"
             command = self.command(name, settings=["schedule.steps=100000"])

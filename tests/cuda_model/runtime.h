@@ -43,10 +43,6 @@ cudaError_t free_device(void* address);
 
 int current_device();
 
-/// A place in a stream's work, or in a capture.
-class Mark;
-class Capture;
-
 /// Queues work behind what the stream has, or records it if the stream is captured. Runs it at once
 /// if the model is not lazy.
 cudaError_t submit(cudaStream_t stream, std::function<void()> work);

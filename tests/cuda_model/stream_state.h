@@ -1,0 +1,70 @@
+#pragma once
+
+#include <chrono>
+#include <cuda_runtime_api.h>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <set>
+#include <thread>
+#include <vector>
+
+// Streams, events and captures: what streams.cpp, events.cpp and graphs.cpp share.
+
+namespace chaski::cuda_model {
+
+/// An operation of a graph and those that must have run before it.
+struct Node {
+  std::function<void()> work;
+  std::vector<int> after;
+};
+
+/// Streams that record instead of running.
+struct Capture {
+  cudaStream_t origin = nullptr;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  std::thread::id owner;
+  std::set<cudaStream_t> streams;
+  std::vector<Node> nodes;
+  bool spoilt = false;
+};
+
+/// A place in a stream's work, or in a capture.
+struct Mark {
+  cudaStream_t stream = nullptr;
+  bool reached = false;
+  bool asked = false;  // a query has answered "not yet"
+  std::chrono::steady_clock::time_point time;
+  std::shared_ptr<Capture> capture;  // recorded while captured
+  std::vector<int> frontier;
+};
+
+/// All streams that exist.
+std::set<cudaStream_t>& streams();
+/// All captures that have not ended.
+std::set<std::shared_ptr<Capture>>& captures();
+cudaStream_t default_stream();
+/// The stream of a handle; the program ends if there is none.
+cudaStream_t resolve(cudaStream_t handle);
+
+/// Runs what the stream has queued, with what it waits for in other streams.
+void run_all(cudaStream_t stream);
+void run_until(const std::shared_ptr<Mark>& mark);
+
+/// Marks a capture as failed; returns the error.
+cudaError_t spoil(const std::shared_ptr<Capture>& capture, cudaError_t error);
+
+}  // namespace chaski::cuda_model
+
+struct CUstream_st {
+  bool blocking = true;  // ordered with the default stream
+  std::deque<std::function<void()>> queue;
+  std::shared_ptr<chaski::cuda_model::Capture> capture;
+  std::vector<int> frontier;  // what the next captured operation follows
+  bool asked = false;         // a query has answered "not yet"
+};
+
+struct CUevent_st {
+  std::shared_ptr<chaski::cuda_model::Mark> mark;
+  bool timed = true;
+};

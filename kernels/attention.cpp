@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "kernels/attention_cpu.h"
+#include "kernels/attention_cuda.h"
 #include "kernels/dispatch.h"
 #include "kernels/profile.h"
 
@@ -92,6 +93,7 @@ void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Ten
   require_matrix(kOp, "out", out, shape.num_tokens(), shape.query_size());
   require_elements(kOp, "log_sum_exp", log_sum_exp, shape.num_tokens() * shape.num_heads);
   require_distinct(kOp, "out", out, "qkv", qkv);
+  CHASKI_CUDA_OP(device, attention_forward(shape, qkv, positions, out, log_sum_exp));
   run_forward(device, fused_problem(shape, qkv, positions), out.f32(), log_sum_exp.f32());
 }
 
@@ -109,6 +111,7 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
   require_matrix(kOp, "dout", dout, shape.num_tokens(), shape.query_size());
   require_matrix(kOp, "dqkv", dqkv, shape.num_tokens(), shape.qkv_size());
   require_distinct(kOp, "dqkv", dqkv, "qkv", qkv);
+  CHASKI_CUDA_OP(device, attention_backward(shape, qkv, positions, out, log_sum_exp, dout, dqkv));
   const AttentionProblem problem = fused_problem(shape, qkv, positions);
   const AttentionBackwardKernel& cpu = CHASKI_CPU_KERNELS(attention_backward_kernel);
   const int threads = threads_for_problem(device, problem);
@@ -136,6 +139,7 @@ void attention_decode(const AttentionShape& shape, const Tensor& qkv, std::int64
   if (past < 0 || past + shape.sequence_length > capacity)
     throw std::invalid_argument(fmt::format("{}: {} tokens after {} do not fit a cache of {}", kOp,
                                             shape.sequence_length, past, capacity));
+  CHASKI_CUDA_OP(device, attention_decode(shape, qkv, past, key_cache, value_cache, out));
 
   AttentionProblem problem = fused_problem(shape, qkv, Tensor());
   problem.past = past;

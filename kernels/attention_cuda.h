@@ -1,0 +1,16 @@
+#pragma once
+
+#include "kernels/attention.h"
+
+namespace chaski::cuda {
+
+// The contracts of kernels/attention.h; the operands have been checked.
+void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
+                       const Tensor& out, const Tensor& log_sum_exp);
+void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
+                        const Tensor& out, const Tensor& log_sum_exp, const Tensor& dout,
+                        const Tensor& dqkv);
+void attention_decode(const AttentionShape& shape, const Tensor& qkv, std::int64_t past,
+                      const Tensor& key_cache, const Tensor& value_cache, const Tensor& out);
+
+}  // namespace chaski::cuda

@@ -13,6 +13,7 @@
 //                              with it; 0: it runs at once
 //   CHASKI_CUDA_MODEL_DEVICES  number of devices (default 1, 0 allowed)
 //   CHASKI_CUDA_MODEL_MEMORY   bytes of each device (default 8 GiB)
+//   CHASKI_CUDA_MODEL_PROTECT  1 (default): host code that touches device memory crashes; 0: it may
 namespace chaski::cuda_model {
 
 /// Starts another series of random orders.

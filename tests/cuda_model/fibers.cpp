@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(CHASKI_CUDA_MODEL_SANITIZED)
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if !defined(__x86_64__)
@@ -95,7 +95,7 @@ std::uint64_t Fiber::switch_count() {
 }
 
 void Fiber::arrive([[maybe_unused]] Fiber* self) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(CHASKI_CUDA_MODEL_SANITIZED)
   __sanitizer_finish_switch_fiber(self->fake_stack_, &left->stack_bottom_, &left->stack_size_);
 #endif
 }
@@ -111,7 +111,7 @@ void Fiber::switch_between(Fiber& from, Fiber& to) {
   ++switches;
   left = &from;
   entering = &to;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(CHASKI_CUDA_MODEL_SANITIZED)
   __sanitizer_start_switch_fiber(&from.fake_stack_, to.stack_bottom_, to.stack_size_);
 #endif
 #if defined(__x86_64__)

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "tests/cuda_model/control.h"
+#include "tests/cuda_model/device_memory.h"
 #include "tests/cuda_model/grid.h"
 #include "tests/cuda_model/runtime.h"
 
@@ -12,8 +13,7 @@ namespace {
 
 constexpr int kMaxDevices = 16;
 
-/// Allocations by address, each of exactly the bytes asked for, so that AddressSanitizer sees what
-/// lies beyond. Never destroyed: objects of the product may be freed at the very end.
+/// Allocations by address. Never destroyed: objects of the product may be freed at the very end.
 std::map<const void*, Region>& device_regions() {
   static auto* const regions = new std::map<const void*, Region>;
   return *regions;
@@ -43,19 +43,12 @@ std::optional<Region> find(const std::map<const void*, Region>& regions, const v
   return region;
 }
 
-void* poisoned(std::size_t alignment, std::size_t bytes) {
-  void* memory = nullptr;
-  if (posix_memalign(&memory, alignment, bytes) != 0) return nullptr;
-  std::memset(memory, 0xff, bytes);
-  return memory;
-}
-
 cudaError_t allocate_pinned(void** address, std::size_t bytes) {
   *address = nullptr;
   if (const auto error = refuse_during_capture(); error != cudaSuccess) return error;
   if (bytes == 0) return cudaSuccess;
-  *address = poisoned(256, bytes);
-  if (*address == nullptr) return cudaErrorMemoryAllocation;
+  if (posix_memalign(address, 256, bytes) != 0) return cudaErrorMemoryAllocation;
+  std::memset(*address, 0xff, bytes);
   pinned_regions()[*address] = {static_cast<unsigned char*>(*address), bytes, 0};
   return cudaSuccess;
 }
@@ -153,7 +146,7 @@ cudaError_t allocate_device(void** address, std::size_t bytes) {
   if (bytes == 0) return cudaSuccess;
   std::size_t& occupied = used[current_device()];
   if (occupied > limit() || bytes > limit() - occupied) return cudaErrorMemoryAllocation;
-  *address = poisoned(256, bytes);
+  *address = take_device_memory(bytes);
   if (*address == nullptr) return cudaErrorMemoryAllocation;
   occupied += bytes;
   device_regions()[*address] = {static_cast<unsigned char*>(*address), bytes, current_device()};
@@ -163,9 +156,10 @@ cudaError_t allocate_device(void** address, std::size_t bytes) {
 cudaError_t free_device(void* address) {
   const auto found = device_regions().find(address);
   if (found == device_regions().end()) return cudaErrorInvalidValue;
-  used[found->second.device] -= found->second.bytes;
+  const Region region = found->second;
+  used[region.device] -= region.bytes;
   device_regions().erase(found);
-  std::free(address);
+  return_device_memory(region.base, region.bytes);
   return cudaSuccess;
 }
 

@@ -132,8 +132,10 @@ using OverrunDeathTest = ::testing::TestWithParam<Overrun>;
 
 TEST_P(OverrunDeathTest, IsReported) {
   EXPECT_EQ(run_overrun(GetParam(), 8), 1.0F);
-  EXPECT_DEATH(run_overrun(GetParam(), 9), "overflow|insufficient space|out of bounds");
-  EXPECT_DEATH(run_overrun(GetParam(), -1), "overflow|underflow|insufficient space|out of bounds");
+  EXPECT_DEATH(run_overrun(GetParam(), 9),
+               "overflow|insufficient space|out of bounds|use-after-poison");
+  EXPECT_DEATH(run_overrun(GetParam(), -1),
+               "overflow|underflow|insufficient space|out of bounds|use-after-poison");
 }
 
 INSTANTIATE_TEST_SUITE_P(AllMemories, OverrunDeathTest,

@@ -354,6 +354,26 @@ TEST(MemoryDeathTest, PinnedMemoryFreedTooEarly) {
   EXPECT_DEATH(free_too_early(), "heap-use-after-free");
 }
 
+TEST(MemoryDeathTest, HostTouchesDeviceMemory) {
+  const DeviceArray<float> device(std::vector<float>(kCount, 1.0F));
+  volatile float sum = 0.0F;
+  EXPECT_DEATH(sum = sum + device[1], "the host touches device memory");
+  EXPECT_DEATH(device[1] = 2.0F, "the host touches device memory");
+  EXPECT_EQ(device.values()[1], 1.0F);
+}
+
+TEST(MemoryDeathTest, KernelUsesFreedMemory) {
+  const DeviceArray<float> sum(std::vector<float>(kCount, 1.0F));
+  const auto use_freed = [&sum] {
+    void* freed = nullptr;
+    cudaMalloc(&freed, kBytes);
+    cudaFree(freed);
+    accumulate(nullptr, sum, static_cast<float*>(freed), kCount);
+    cudaDeviceSynchronize();
+  };
+  EXPECT_DEATH(use_freed(), "use-after-poison");
+}
+
 TEST(Devices, AreWhatTheEnvironmentSays) {
   int count = 0;
   ASSERT_EQ(cudaGetDeviceCount(&count), cudaSuccess);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tests/cuda_model/control.h"
+#include "tests/cuda_model/device_memory.h"
 #include "tests/cuda_model/grid.h"
 #include "tests/cuda_model/runtime.h"
 #include "tests/cuda_model/stream_state.h"
@@ -53,10 +54,14 @@ cudaStream_t resolve(cudaStream_t handle) {
 }
 
 void run_all(cudaStream_t stream) {
+  if (stream->queue.empty()) return;
+  const DeviceAccess access;
   while (!stream->queue.empty()) run_first(stream);
 }
 
 void run_until(const std::shared_ptr<Mark>& mark) {
+  if (mark->reached) return;
+  const DeviceAccess access;
   while (!mark->reached && !mark->stream->queue.empty()) run_first(mark->stream);
 }
 

@@ -10,13 +10,17 @@
 //     warp primitive; lanes read by a shuffle are lanes of the mask;
 //   - limits of a launch: threads of a block, dimensions of the grid, shared memory;
 //   - with AddressSanitizer and UndefinedBehaviorSanitizer: bounds and lifetimes of device, pinned
-//     and shared memory, alignment of vector accesses, overflows;
+//     and shared memory, alignment of vector accesses, overflows; host code that touches device
+//     memory crashes;
 //   - shared and device memory never written reads as NaN / -1, and a missing barrier shows as a
-//     wrong result for some order of threads (`CHASKI_CUDA_MODEL_SEED` gives another order).
+//     wrong result for some order of threads (`CHASKI_CUDA_MODEL_SEED` gives another order);
+//   - asynchronous work waits until something synchronises with it, so that a missing
+//     synchronisation shows too (see control.h for this and other settings).
 // What it cannot: speed; accuracy of the fast intrinsics (__expf is expf here); races between
 // points of synchronisation that need two threads at once; a memory order weaker than sequential
 // consistency (fences do nothing); interleaved blocks (a block that waits for another one never
-// ends); tensor cores, asynchronous copies, clusters, inline PTX, textures.
+// ends); registers and __launch_bounds__; tensor cores, asynchronous copies, clusters, inline PTX,
+// textures.
 //
 // Shared variables' bounds: UBSan sees indices of arrays; ASan has red zones around those with
 // internal linkage (kernels in unnamed namespaces, static templates), not around those of inline

@@ -42,7 +42,7 @@ int lane();
 
 template <typename T>
 std::uint64_t to_bits(T value) {
-  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8);
+  static_assert(std::is_trivially_destructible_v<T> && sizeof(T) <= 8);  // __nv_bfloat162 too
   std::uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof(T));
   return bits;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "tests/cuda_model/control.h"
-#include "tests/cuda_model/device_array.h"
+#include "tests/cuda_model/device_objects.h"
 #include "tests/cuda_model/test_kernels.h"
 
 // The execution model runs correct kernels correctly, and wrong ones do not pass.
@@ -185,7 +185,8 @@ TEST(SharedVariables, AreNaNUntilWrittenInEveryBlock) {
 TEST(Atomics, CountEveryThreadOnceInAnOrderOfTheSeed) {
   constexpr int kGrid = 13;
   constexpr int kBlock = 33;
-  std::set<std::vector<unsigned>> orders;
+  std::set<std::vector<unsigned>> block_orders;
+  std::set<std::vector<unsigned>> thread_orders;  // of the first block to run
   for (std::uint64_t seed = 1; seed <= 4; ++seed) {
     set_seed(seed);
     const DeviceArray<unsigned> counter(std::vector<unsigned>{0});
@@ -196,9 +197,15 @@ TEST(Atomics, CountEveryThreadOnceInAnOrderOfTheSeed) {
     EXPECT_EQ(counter.values()[0], unsigned{kGrid * kBlock});
     EXPECT_EQ(tickets.values(), std::vector<unsigned>(kGrid * kBlock, 1));
     EXPECT_EQ(total.values()[0], static_cast<float>(kGrid * kBlock * (kBlock - 1) / 2));
-    orders.insert(order.values());
+    auto blocks = order.values();
+    auto threads = blocks;
+    for (unsigned& block : blocks) block /= kBlock;
+    for (unsigned& thread : threads) thread %= kBlock;
+    block_orders.insert(blocks);
+    thread_orders.insert(std::vector<unsigned>(threads.begin(), threads.begin() + kBlock));
   }
-  EXPECT_GT(orders.size(), 1U);
+  EXPECT_GT(block_orders.size(), 1U);
+  EXPECT_EQ(thread_orders.size(), 4U);
 }
 
 TEST(WarpOperations, GiveWhatTheirDefinitionsSay) {

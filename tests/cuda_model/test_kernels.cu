@@ -157,7 +157,7 @@ __global__ void unwritten_plain(float* out) {
 __global__ void ticket_kernel(unsigned* counter, unsigned* tickets, unsigned* order, float* total) {
   const unsigned ticket = atomicInc(counter, 0xffffffffU);
   atomicAdd(&tickets[ticket], 1U);
-  order[ticket] = blockIdx.x;
+  order[ticket] = blockIdx.x * blockDim.x + threadIdx.x;
   atomicAdd(total, static_cast<float>(threadIdx.x));
 }
 

@@ -38,7 +38,7 @@ cudaError_t allow_shared(std::size_t bytes);
 /// this block (the first block has written its own).
 cudaError_t read_unwritten(float* out);
 
-/// tickets[t] += 1 for the ticket that each of grid x block threads draws, order[t] = its block;
+/// tickets[t] += 1 for the ticket that each of grid x block threads draws, order[t] = its number;
 /// *total += value of the thread.
 cudaError_t draw_tickets(unsigned* counter, unsigned* tickets, unsigned* order, float* total,
                          int grid, int block);

@@ -28,6 +28,8 @@ hid_t file_type_of(DType dtype) {
       return H5T_STD_I32LE;
     case DType::u8:
       return H5T_STD_U8LE;
+    case DType::f64:
+      return H5T_IEEE_F64LE;
   }
   return H5I_INVALID_HID;
 }

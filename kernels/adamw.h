@@ -16,9 +16,20 @@ struct AdamWHyperparameters {
   float weight_decay;
   std::int64_t step;     // 1-based
   float gradient_scale;  // e.g. from clipping
+  // Where the parameter and its moments are bf16, they are rounded to one of their two neighbours,
+  // the nearer the likelier, instead of to the nearest: updates far below a parameter's resolution
+  // count on average. The noise is a pure function of (seed, stream, step, element), from Philox
+  // (kernels/philox.h).
+  bool stochastic_rounding = false;
+  std::uint64_t seed = 0;
+  std::uint32_t stream = 0;  // another one for each parameter
 };
-// All tensors fp32 and of the same number of elements, updated in one pass over memory.
+// All tensors are of the same number of elements and updated in one pass over memory, in f32
+// arithmetic. Parameter, gradient and moments are f32, or on a GPU all of them bf16; the CPU
+// computes in f32 and throws std::invalid_argument for bf16. `compute` (bf16, may be empty)
+// receives the updated parameter, rounded to nearest where that is f32.
 void adamw_step(const AdamWHyperparameters& hyperparameters, const Tensor& parameter,
-                const Tensor& gradient, const Tensor& first_moment, const Tensor& second_moment);
+                const Tensor& gradient, const Tensor& first_moment, const Tensor& second_moment,
+                const Tensor& compute = {});
 
 }  // namespace chaski

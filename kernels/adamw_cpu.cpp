@@ -1,11 +1,15 @@
 #include "kernels/adamw_cpu.h"
 
+#include "kernels/bf16.h"
+
 namespace chaski {
 namespace CHASKI_ISA_NAMESPACE {
 namespace {
 
-void step(const AdamWFactors& factors, float* parameter, const float* gradient, float* first_moment,
-          float* second_moment, std::int64_t count, int threads) {
+template <bool kComputes>
+void step_all(const AdamWFactors& factors, float* parameter, const float* gradient,
+              float* first_moment, float* second_moment, std::uint16_t* compute, std::int64_t count,
+              int threads) {
   const AdamWFactors f = factors;
 #pragma omp parallel for simd num_threads(threads) schedule(static)
   for (std::int64_t i = 0; i < count; ++i) {
@@ -15,8 +19,17 @@ void step(const AdamWFactors& factors, float* parameter, const float* gradient, 
     const float denominator = __builtin_sqrtf(v) * f.inverse_sqrt_correction + f.epsilon;
     first_moment[i] = m;
     second_moment[i] = v;
-    parameter[i] = parameter[i] * f.decay - f.step_size * (m / denominator);
+    const float p = parameter[i] * f.decay - f.step_size * (m / denominator);
+    parameter[i] = p;
+    if constexpr (kComputes) compute[i] = bf16_from_float(p);
   }
+}
+
+void step(const AdamWFactors& factors, float* parameter, const float* gradient, float* first_moment,
+          float* second_moment, std::uint16_t* compute, std::int64_t count, int threads) {
+  (compute == nullptr ? step_all<false> : step_all<true>)(factors, parameter, gradient,
+                                                          first_moment, second_moment, compute,
+                                                          count, threads);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "kernels/cross_entropy_cpu.h"
+#include "kernels/cross_entropy_cuda.h"
 #include "kernels/dispatch.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
@@ -48,33 +49,67 @@ CheckedHead check(const char* op, const HeadLoss& head) {
   require_elements(op, "losses", head.losses, num_tokens);
   if (head.chunk < 1)
     throw std::invalid_argument(fmt::format("{}: chunk is {}, expected 1 or more", op, head.chunk));
-  require_targets(op, head.targets, vocab_size);
+  if (device.backend() == Backend::cpu) require_targets(op, head.targets, vocab_size);
   return {device, num_tokens, hidden_size, vocab_size};
 }
 
-bool all_ignored(const std::int32_t* targets, std::int64_t count) {
-  return std::all_of(targets, targets + count, [](std::int32_t id) { return id < 0; });
+// Whether the host sees that none of these targets counts.
+bool all_ignored(const Tensor& targets) {
+  if (targets.device().backend() != Backend::cpu) return false;
+  const std::int32_t* ids = targets.i32();
+  return std::all_of(ids, ids + targets.num_elements(), [](std::int32_t id) { return id < 0; });
 }
 
-// Calls work(first token, number of tokens, logits of these) chunk by chunk. Where no token of a
-// chunk counts, the losses become 0 and `skip` is called instead.
+// Some neighbouring tokens, whose logits exist.
+struct Chunk {
+  std::int64_t begin;
+  std::int64_t count;
+  Tensor targets;
+  Tensor losses;
+};
+
+// Calls work(chunk, logits of its tokens) chunk by chunk. Where no token of a chunk counts, the
+// losses become 0 and skip(chunk) is called instead.
 template <typename Work, typename Skip>
 void for_each_chunk(const CheckedHead& checked, const HeadLoss& head, Work work, Skip skip) {
   Workspace::Frame frame(checked.device);
-  const std::int64_t chunk = std::min(head.chunk, checked.num_tokens);
-  const Tensor logits_buffer = frame.f32({chunk, checked.vocab_size});
+  const std::int64_t size = std::min(head.chunk, checked.num_tokens);
+  const Tensor logits_buffer = frame.f32({size, checked.vocab_size});
   const Tensor hidden = head.hidden.view({checked.num_tokens, checked.hidden_size});
-  for (std::int64_t begin = 0; begin < checked.num_tokens; begin += chunk) {
-    const std::int64_t count = std::min(chunk, checked.num_tokens - begin);
-    if (all_ignored(head.targets.i32() + begin, count)) {
-      std::fill_n(head.losses.f32() + begin, count, 0.0f);
-      skip(begin, count);
+  const Tensor targets = head.targets.view({checked.num_tokens});
+  const Tensor losses = head.losses.view({checked.num_tokens});
+  for (std::int64_t begin = 0; begin < checked.num_tokens; begin += size) {
+    const std::int64_t count = std::min(size, checked.num_tokens - begin);
+    const Chunk chunk = {begin, count, targets.rows(begin, count), losses.rows(begin, count)};
+    if (all_ignored(chunk.targets)) {
+      fill(chunk.losses, 0.0f);
+      skip(chunk);
       continue;
     }
     const Tensor logits = logits_buffer.rows(0, count);
     linear_forward(hidden.rows(begin, count), head.weight, logits);
-    work(begin, count, logits);
+    work(chunk, logits);
   }
+}
+
+void losses_of(const CheckedHead& checked, const Chunk& chunk, const Tensor& logits) {
+  const ProfileScope scope(kProfiledName);
+  CHASKI_CUDA_OP(checked.device,
+                 cross_entropy(logits, chunk.targets, chunk.losses, 0.0f, Tensor()));
+  CHASKI_CPU_KERNELS(cross_entropy_kernels)
+      .forward(logits.f32(), chunk.targets.i32(), chunk.losses.f32(), chunk.count,
+               checked.vocab_size, threads_for(checked.device, logits.num_elements()));
+}
+
+// dlogits may be logits, and is on the CPU.
+void losses_and_gradient_of(const CheckedHead& checked, const Chunk& chunk, const Tensor& logits,
+                            float scale, [[maybe_unused]] const Tensor& dlogits) {
+  const ProfileScope scope(kProfiledName);
+  CHASKI_CUDA_OP(checked.device,
+                 cross_entropy(logits, chunk.targets, chunk.losses, scale, dlogits));
+  CHASKI_CPU_KERNELS(cross_entropy_kernels)
+      .forward_backward(logits.f32(), chunk.targets.i32(), chunk.losses.f32(), scale, chunk.count,
+                        checked.vocab_size, threads_for(checked.device, logits.num_elements()));
 }
 
 }  // namespace
@@ -93,13 +128,10 @@ void softmax_weights(std::span<const float> logits, float temperature, std::span
 
 void head_loss_forward(const HeadLoss& head) {
   const CheckedHead checked = check("head_loss_forward", head);
-  const auto forward_chunk = [&](std::int64_t begin, std::int64_t count, const Tensor& logits) {
-    const ProfileScope scope(kProfiledName);
-    CHASKI_CPU_KERNELS(cross_entropy_kernels)
-        .forward(logits.f32(), head.targets.i32() + begin, head.losses.f32() + begin, count,
-                 checked.vocab_size, threads_for(checked.device, logits.num_elements()));
+  const auto forward_chunk = [&](const Chunk& chunk, const Tensor& logits) {
+    losses_of(checked, chunk, logits);
   };
-  for_each_chunk(checked, head, forward_chunk, [](std::int64_t, std::int64_t) {});
+  for_each_chunk(checked, head, forward_chunk, [](const Chunk&) {});
 }
 
 void head_loss_forward_backward(const HeadLoss& head, float scale, const Tensor& dhidden,
@@ -112,20 +144,16 @@ void head_loss_forward_backward(const HeadLoss& head, float scale, const Tensor&
   const Tensor hidden = head.hidden.view({checked.num_tokens, checked.hidden_size});
   const Tensor dhidden_rows = dhidden.view({checked.num_tokens, checked.hidden_size});
 
-  const auto forward_backward_chunk = [&](std::int64_t begin, std::int64_t count,
-                                          const Tensor& logits) {
-    {
-      const ProfileScope scope(kProfiledName);
-      CHASKI_CPU_KERNELS(cross_entropy_kernels)
-          .forward_backward(logits.f32(), head.targets.i32() + begin, head.losses.f32() + begin,
-                            scale, count, checked.vocab_size,
-                            threads_for(checked.device, logits.num_elements()));
-    }
-    linear_backward_input(logits, head.weight, dhidden_rows.rows(begin, count));
-    if (dweight) linear_backward_weight(logits, hidden.rows(begin, count), dweight);
+  const auto forward_backward_chunk = [&](const Chunk& chunk, const Tensor& logits) {
+    Workspace::Frame frame(checked.device);
+    const DType type = hidden.dtype();
+    const Tensor dlogits = type == logits.dtype() ? logits : frame.tensor(type, logits.shape());
+    losses_and_gradient_of(checked, chunk, logits, scale, dlogits);
+    linear_backward_input(dlogits, head.weight, dhidden_rows.rows(chunk.begin, chunk.count));
+    if (dweight) linear_backward_weight(dlogits, hidden.rows(chunk.begin, chunk.count), dweight);
   };
-  const auto skip_chunk = [&](std::int64_t begin, std::int64_t count) {
-    fill(dhidden_rows.rows(begin, count), 0.0f);
+  const auto skip_chunk = [&](const Chunk& chunk) {
+    fill(dhidden_rows.rows(chunk.begin, chunk.count), 0.0f);
   };
   for_each_chunk(checked, head, forward_backward_chunk, skip_chunk);
 }

@@ -12,7 +12,11 @@ inline constexpr std::int32_t kIgnoredTarget = -1;
 // The language-model head and its loss in one: logits = hidden · weightᵀ exist for `chunk` tokens
 // at a time only (workspace chunk · V).
 //   hidden [T, H], weight [V, H], targets [T] i32 (kIgnoredTarget: no loss, no gradient)
-//   losses [T]: negative log likelihood in nats, 0 where ignored
+//   losses [T] f32: negative log likelihood in nats, 0 where ignored
+// On GPUs hidden, weight and dhidden are f32 or bf16 alike, dweight is f32 or bf16, logits are f32
+// and their gradient has the type of hidden (in the workspace besides, where that is bf16). Another
+// target outside [0, V) throws std::invalid_argument; on a GPU, where nobody waits to look at them,
+// its loss and its gradient become NaN.
 struct HeadLoss {
   Tensor hidden;
   Tensor weight;

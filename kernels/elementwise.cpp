@@ -4,6 +4,7 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/elementwise_cpu.h"
+#include "kernels/elementwise_cuda.h"
 #include "kernels/profile.h"
 
 namespace chaski {
@@ -11,14 +12,11 @@ namespace {
 
 using BlockSums = void (*)(const float* x, double* partial_sums, std::int64_t count, int threads);
 
-double reduce(const char* op, BlockSums block_sums, const Tensor& x) {
-  const ProfileScope scope(op);
-  Device& device = device_of(op, x);
+double reduce(Device& device, BlockSums block_sums, const Tensor& x) {
   const std::int64_t count = x.num_elements();
   const std::int64_t num_blocks = (count + kReductionBlock - 1) / kReductionBlock;
   Workspace::Frame frame(device);
-  const auto bytes = num_blocks * static_cast<std::int64_t>(sizeof(double));
-  auto* partial_sums = static_cast<double*>(frame.tensor(DType::u8, {bytes}).raw());
+  auto* partial_sums = frame.tensor(DType::f64, {num_blocks}).as<double>();
   block_sums(x.f32(), partial_sums, count, threads_for(device, count));
   double total = 0.0;
   for (std::int64_t block = 0; block < num_blocks; ++block) total += partial_sums[block];
@@ -32,16 +30,19 @@ void fill(const Tensor& out, float value) {
   const ProfileScope scope(kOp);
   const Device& device = device_of(kOp, out);
   const std::int64_t count = out.num_elements();
+  CHASKI_CUDA_OP(device, fill(out, value));
   CHASKI_CPU_KERNELS(elementwise_kernels).fill(out.f32(), value, count, threads_for(device, count));
 }
 
 void copy_from_host(const void* from, const Tensor& to) {
-  device_of("copy_from_host", to);
+  const Device& device = device_of("copy_from_host", to);
+  CHASKI_CUDA_OP(device, copy_from_host(from, to));
   std::memcpy(to.raw(), from, static_cast<std::size_t>(to.num_bytes()));
 }
 
 void copy_to_host(const Tensor& from, void* to) {
-  device_of("copy_to_host", from);
+  const Device& device = device_of("copy_to_host", from);
+  CHASKI_CUDA_OP(device, copy_to_host(from, to));
   std::memcpy(to, from.raw(), static_cast<std::size_t>(from.num_bytes()));
 }
 
@@ -53,6 +54,7 @@ void copy(const Tensor& from, const Tensor& to) {
   require_dtype(kOp, "to", to, from.dtype());
   if (from.raw() == to.raw()) return;
   require_distinct(kOp, "from", from, "to", to);
+  CHASKI_CUDA_OP(device, copy(from, to));
   CHASKI_CPU_KERNELS(elementwise_kernels)
       .copy(static_cast<const char*>(from.raw()), static_cast<char*>(to.raw()), from.num_bytes(),
             threads_for(device, from.num_elements()));
@@ -65,6 +67,7 @@ void add(const Tensor& a, const Tensor& b, const Tensor& out) {
   const std::int64_t count = a.num_elements();
   require_elements(kOp, "b", b, count);
   require_elements(kOp, "out", out, count);
+  CHASKI_CUDA_OP(device, add(a, b, out));
   CHASKI_CPU_KERNELS(elementwise_kernels)
       .add(a.f32(), b.f32(), out.f32(), count, threads_for(device, count));
 }
@@ -74,15 +77,55 @@ void scale(const Tensor& x, float factor) {
   const ProfileScope scope(kOp);
   const Device& device = device_of(kOp, x);
   const std::int64_t count = x.num_elements();
+  CHASKI_CUDA_OP(device, scale(x, factor));
   CHASKI_CPU_KERNELS(elementwise_kernels).scale(x.f32(), factor, count, threads_for(device, count));
 }
 
+void cast(const Tensor& from, const Tensor& to) {
+  constexpr const char* kOp = "cast";
+  const Device& device = device_of(kOp, from);
+  const std::int64_t count = from.num_elements();
+  require_elements(kOp, "to", to, count);
+  if (from.dtype() == to.dtype()) return copy(from, to);
+  const bool narrows = from.dtype() == DType::f32;
+  require_dtype(kOp, "from", from, narrows ? DType::f32 : DType::bf16);
+  require_dtype(kOp, "to", to, narrows ? DType::bf16 : DType::f32);
+  require_distinct(kOp, "from", from, "to", to);
+  const ProfileScope scope(kOp);
+  CHASKI_CUDA_OP(device, cast(from, to));
+  const ElementwiseKernels& cpu = CHASKI_CPU_KERNELS(elementwise_kernels);
+  const int threads = threads_for(device, count);
+  if (narrows) {
+    cpu.to_bf16(from.f32(), to.as<std::uint16_t>(), count, threads);
+  } else {
+    cpu.from_bf16(from.as<std::uint16_t>(), to.f32(), count, threads);
+  }
+}
+
 double sum_of_squares(const Tensor& x) {
-  return reduce("sum_of_squares", CHASKI_CPU_KERNELS(elementwise_kernels).sum_of_squares, x);
+  constexpr const char* kOp = "sum_of_squares";
+  const ProfileScope scope(kOp);
+  Device& device = device_of(kOp, x);
+  CHASKI_CUDA_OP(device, sum_of_squares(x));
+  return reduce(device, CHASKI_CPU_KERNELS(elementwise_kernels).sum_of_squares, x);
 }
 
 double sum(const Tensor& x) {
-  return reduce("sum", CHASKI_CPU_KERNELS(elementwise_kernels).sum, x);
+  constexpr const char* kOp = "sum";
+  const ProfileScope scope(kOp);
+  Device& device = device_of(kOp, x);
+  CHASKI_CUDA_OP(device, sum(x));
+  return reduce(device, CHASKI_CPU_KERNELS(elementwise_kernels).sum, x);
+}
+
+void sum_to(const Tensor& x, const Tensor& total) {
+  constexpr const char* kOp = "sum_to";
+  const ProfileScope scope(kOp);
+  Device& device = device_of(kOp, x);
+  require_elements(kOp, "total", total, 1);
+  require_dtype(kOp, "total", total, DType::f64);
+  CHASKI_CUDA_OP(device, sum_to(x, total));
+  *total.as<double>() = reduce(device, CHASKI_CPU_KERNELS(elementwise_kernels).sum, x);
 }
 
 std::int64_t count_nonfinite(const Tensor& x) {
@@ -90,6 +133,7 @@ std::int64_t count_nonfinite(const Tensor& x) {
   const ProfileScope scope(kOp);
   const Device& device = device_of(kOp, x);
   const std::int64_t count = x.num_elements();
+  CHASKI_CUDA_OP(device, count_nonfinite(x));
   return CHASKI_CPU_KERNELS(elementwise_kernels)
       .count_nonfinite(x.f32(), count, threads_for(device, count));
 }

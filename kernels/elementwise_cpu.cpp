@@ -1,6 +1,8 @@
+#include "kernels/elementwise_cpu.h"
+
 #include <omp.h>
 
-#include "kernels/elementwise_cpu.h"
+#include "kernels/bf16.h"
 
 namespace chaski {
 namespace CHASKI_ISA_NAMESPACE {
@@ -44,6 +46,16 @@ void scale(float* x, float factor, std::int64_t count, int threads) {
   for (std::int64_t i = 0; i < count; ++i) x[i] *= factor;
 }
 
+void to_bf16(const float* from, std::uint16_t* to, std::int64_t count, int threads) {
+#pragma omp parallel for simd num_threads(threads) schedule(static)
+  for (std::int64_t i = 0; i < count; ++i) to[i] = bf16_from_float(from[i]);
+}
+
+void from_bf16(const std::uint16_t* from, float* to, std::int64_t count, int threads) {
+#pragma omp parallel for simd num_threads(threads) schedule(static)
+  for (std::int64_t i = 0; i < count; ++i) to[i] = float_from_bf16(from[i]);
+}
+
 template <bool kSquared>
 void block_sums(const float* x, double* partial_sums, std::int64_t count, int threads) {
   const std::int64_t num_blocks = (count + kReductionBlock - 1) / kReductionBlock;
@@ -74,7 +86,8 @@ std::int64_t count_nonfinite(const float* x, std::int64_t count, int threads) {
 }  // namespace
 
 const ElementwiseKernels elementwise_kernels = {
-    fill, copy, add, scale, block_sums<true>, block_sums<false>, count_nonfinite};
+    fill,           copy, add, scale, to_bf16, from_bf16, block_sums<true>, block_sums<false>,
+    count_nonfinite};
 
 }  // namespace CHASKI_ISA_NAMESPACE
 }  // namespace chaski

@@ -5,6 +5,7 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/embedding_cpu.h"
+#include "kernels/embedding_cuda.h"
 #include "kernels/profile.h"
 
 namespace chaski {
@@ -31,6 +32,7 @@ void embedding_forward(const Tensor& table, const Tensor& tokens, const Tensor& 
   const std::int64_t num_tokens = tokens.num_elements();
   require_dtype(kOp, "tokens", tokens, DType::i32);
   require_matrix(kOp, "out", out, num_tokens, hidden);
+  CHASKI_CUDA_OP(device, embedding_forward(table, tokens, out));
   require_tokens(kOp, tokens, table.shape().num_rows());
   CHASKI_CPU_KERNELS(embedding_kernels)
       .forward(table.f32(), tokens.i32(), out.f32(), num_tokens, hidden,
@@ -45,6 +47,7 @@ void embedding_backward(const Tensor& dout, const Tensor& tokens, const Tensor& 
   const std::int64_t num_tokens = tokens.num_elements();
   require_dtype(kOp, "tokens", tokens, DType::i32);
   require_matrix(kOp, "dout", dout, num_tokens, hidden);
+  CHASKI_CUDA_OP(device, embedding_backward(dout, tokens, dtable));
   require_tokens(kOp, tokens, dtable.shape().num_rows());
   CHASKI_CPU_KERNELS(embedding_kernels)
       .backward(dout.f32(), tokens.i32(), dtable.f32(), num_tokens, hidden,

@@ -4,17 +4,11 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/elementwise.h"
+#include "kernels/elementwise_cuda.h"
 #include "kernels/philox.h"
 
 namespace chaski {
 namespace {
-
-constexpr std::uint32_t low_word(std::uint64_t value) {
-  return static_cast<std::uint32_t>(value);
-}
-constexpr std::uint32_t high_word(std::uint64_t value) {
-  return static_cast<std::uint32_t>(value >> 32);
-}
 
 struct NormalPair {
   double first;
@@ -35,6 +29,7 @@ NormalPair box_muller(std::uint32_t word0, std::uint32_t word1) {
 void fill_normal(const Tensor& out, float mean, float standard_deviation, std::uint64_t seed,
                  std::uint64_t stream) {
   const Device& device = device_of("fill_normal", out);
+  CHASKI_CUDA_OP(device, fill_normal(out, mean, standard_deviation, seed, stream));
   constexpr std::int64_t kGroup = 4;  // elements from one counter
   const std::int64_t count = out.num_elements();
   const std::int64_t num_groups = (count + kGroup - 1) / kGroup;
@@ -43,11 +38,9 @@ void fill_normal(const Tensor& out, float mean, float standard_deviation, std::u
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t group = 0; group < num_groups; ++group) {
     const auto index = static_cast<std::uint64_t>(group);
-    const auto words =
-        philox4x32({low_word(index), high_word(index), low_word(stream), high_word(stream)},
-                   {low_word(seed), high_word(seed)});
-    const NormalPair a = box_muller(words[0], words[1]);
-    const NormalPair b = box_muller(words[2], words[3]);
+    const PhiloxWords words = philox4x32(philox_counter(index, stream), seed);
+    const NormalPair a = box_muller(words.at[0], words.at[1]);
+    const NormalPair b = box_muller(words.at[2], words.at[3]);
     const double normals[kGroup] = {a.first, a.second, b.first, b.second};
     const std::int64_t begin = group * kGroup;
     const std::int64_t end = std::min(begin + kGroup, count);

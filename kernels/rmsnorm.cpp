@@ -3,6 +3,7 @@
 #include "kernels/dispatch.h"
 #include "kernels/profile.h"
 #include "kernels/rmsnorm_cpu.h"
+#include "kernels/rmsnorm_cuda.h"
 
 namespace chaski {
 namespace {
@@ -21,6 +22,8 @@ void forward(const char* op, const Tensor& residual, const Tensor& delta, const 
   require_elements(op, "weight", weight, hidden);
   require_matrix(op, "y", y, rows, hidden);
   if (inverse_rms) require_elements(op, "inverse_rms", inverse_rms, rows);
+  CHASKI_CUDA_OP(
+      device, rmsnorm_forward(op, residual, delta, weight, epsilon, residual_out, y, inverse_rms));
   CHASKI_CPU_KERNELS(rmsnorm_kernels)
       .forward(residual.f32(), delta.f32(), weight.f32(), epsilon, residual_out.f32(), y.f32(),
                inverse_rms.f32(), rows, hidden, threads_for(device, rows * hidden));
@@ -51,6 +54,7 @@ void rmsnorm_recompute(const Tensor& x, const Tensor& weight, const Tensor& inve
   require_elements(kOp, "weight", weight, hidden);
   require_elements(kOp, "inverse_rms", inverse_rms, rows);
   require_matrix(kOp, "y", y, rows, hidden);
+  CHASKI_CUDA_OP(device, rmsnorm_recompute(x, weight, inverse_rms, y));
   CHASKI_CPU_KERNELS(rmsnorm_kernels)
       .recompute(x.f32(), weight.f32(), inverse_rms.f32(), y.f32(), rows, hidden,
                  threads_for(device, rows * hidden));
@@ -69,6 +73,7 @@ void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inver
   require_matrix(kOp, "dx", dx, rows, hidden);
   if (dweight) require_elements(kOp, "dweight", dweight, hidden);
 
+  CHASKI_CUDA_OP(device, rmsnorm_backward(x, weight, inverse_rms, dy, dx, dweight));
   const RmsnormKernels& cpu = CHASKI_CPU_KERNELS(rmsnorm_kernels);
   Workspace::Frame frame(device);
   const std::int64_t num_blocks = (rows + kRmsnormBlockRows - 1) / kRmsnormBlockRows;

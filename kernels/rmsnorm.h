@@ -4,6 +4,9 @@
 
 namespace chaski {
 
+// On GPUs x, y, weight, delta, dy and dx are f32 or bf16 alike, dweight is f32 or bf16, inverse_rms
+// is f32 and sums are taken in f32. There residual_out is rounded before it is normalized.
+
 // y = x · rstd · weight, rstd = 1/sqrt(mean(x²) + epsilon), over rows. x, y [T, H]; weight [H];
 // inverse_rms [T] is stored for the backward pass (may be empty when it is not needed).
 void rmsnorm_forward(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& y,

@@ -3,10 +3,13 @@
 #include <cmath>
 #include <fmt/format.h>
 #include <stdexcept>
+#include <vector>
 
 #include "kernels/dispatch.h"
+#include "kernels/elementwise.h"
 #include "kernels/profile.h"
 #include "kernels/rotary_cpu.h"
+#include "kernels/rotary_cuda.h"
 
 namespace chaski {
 namespace {
@@ -17,6 +20,7 @@ void require_even(const char* op, std::int64_t head_dim) {
         fmt::format("{}: head_dim is {}, expected an even number", op, head_dim));
 }
 
+// What the host can see of them.
 void require_positions_in_table(const char* op, const AttentionShape& shape,
                                 const Tensor& positions, std::int64_t first_position,
                                 std::int64_t max_positions) {
@@ -25,6 +29,7 @@ void require_positions_in_table(const char* op, const AttentionShape& shape,
   if (positions) {
     require_dtype(op, "positions", positions, DType::i32);
     require_elements(op, "positions", positions, shape.num_tokens());
+    if (positions.device().backend() != Backend::cpu) return;
     smallest = largest = 0;
     for (std::int64_t t = 0; t < shape.num_tokens(); ++t) {
       const std::int64_t position = positions.i32()[t];
@@ -46,6 +51,7 @@ void rotate(const char* op, const AttentionShape& shape, const Tensor& qkv, cons
   require_matrix(op, "table", table, table.shape().num_rows(), shape.head_dim);
   if (shape.num_tokens() == 0) return;
   require_positions_in_table(op, shape, positions, first_position, table.shape().num_rows());
+  CHASKI_CUDA_OP(device, rotary(op, shape, qkv, positions, first_position, table, direction));
   CHASKI_CPU_KERNELS(rotary_kernels)
       .rotate(qkv.f32(), shape.num_tokens(), shape.qkv_size(), shape.num_heads + shape.num_kv_heads,
               shape.head_dim, positions ? positions.i32() : nullptr, first_position,
@@ -60,17 +66,20 @@ void rotary_table(double theta, const Tensor& table) {
   device_of(kOp, table);
   const std::int64_t head_dim = table.shape().back();
   require_even(kOp, head_dim);
+  require_dtype(kOp, "table", table, DType::f32);
+  std::vector<float> values(static_cast<std::size_t>(table.num_elements()));
   const std::int64_t half = head_dim / 2;
   for (std::int64_t i = 0; i < half; ++i) {
     const double frequency =
         std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
     for (std::int64_t position = 0; position < table.shape().num_rows(); ++position) {
       const double angle = static_cast<double>(position) * frequency;
-      float* row = table.f32() + position * head_dim;
+      float* row = values.data() + position * head_dim;
       row[i] = static_cast<float>(std::cos(angle));
       row[i + half] = static_cast<float>(std::sin(angle));
     }
   }
+  copy_from_host(values.data(), table);
 }
 
 void rotary_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,

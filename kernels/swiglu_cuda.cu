@@ -1,5 +1,4 @@
-#include "kernels/cuda_device.h"
-#include "kernels/cuda_launch.h"
+#include "kernels/cuda_pack.h"
 #include "kernels/swiglu_cuda.h"
 
 namespace chaski::cuda {
@@ -14,29 +13,6 @@ __device__ float sigmoid(float x) {
 // A thread takes `kWidth` neighbouring columns of one row: kVectorWidth<T> where rows are aligned
 // for that, else 1.
 template <typename T, int kWidth>
-struct Pack {
-  float at[kWidth];
-
-  __device__ explicit Pack(const T* from) {
-    if constexpr (kWidth == 1) {
-      at[0] = to_float(*from);
-    } else {
-      const Vector<T> packed = *reinterpret_cast<const Vector<T>*>(from);
-      for (int i = 0; i < kWidth; ++i) at[i] = to_float(packed.at[i]);
-    }
-  }
-  __device__ void store(T* to) const {
-    if constexpr (kWidth == 1) {
-      *to = from_float<T>(at[0]);
-    } else {
-      Vector<T> packed;
-      for (int i = 0; i < kWidth; ++i) packed.at[i] = from_float<T>(at[i]);
-      *reinterpret_cast<Vector<T>*>(to) = packed;
-    }
-  }
-};
-
-template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const T* gate_up, T* activation, std::int64_t rows, std::int64_t size) {
   const std::int64_t index =
@@ -45,8 +21,8 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t row = index / size;
   const std::int64_t column = index - row * size;
   const T* gates = gate_up + row * 2 * size + column;
-  Pack<T, kWidth> gate(gates);
-  const Pack<T, kWidth> up(gates + size);
+  auto gate = Pack<T, kWidth>::load(gates);
+  const auto up = Pack<T, kWidth>::load(gates + size);
   for (int i = 0; i < kWidth; ++i) gate.at[i] *= sigmoid(gate.at[i]) * up.at[i];
   gate.store(activation + index);
 }
@@ -61,9 +37,9 @@ __global__ void __launch_bounds__(kThreads)
   if (index >= rows * size) return;
   const std::int64_t row = index / size;
   const std::int64_t offset = row * 2 * size + index - row * size;
-  Pack<T, kWidth> gate(gate_up + offset);
-  Pack<T, kWidth> up(gate_up + offset + size);
-  Pack<T, kWidth> product(dactivation + index);
+  auto gate = Pack<T, kWidth>::load(gate_up + offset);
+  auto up = Pack<T, kWidth>::load(gate_up + offset + size);
+  auto product = Pack<T, kWidth>::load(dactivation + index);
   for (int i = 0; i < kWidth; ++i) {
     const float dproduct = product.at[i];
     const float share = sigmoid(gate.at[i]);
@@ -89,10 +65,11 @@ void swiglu_forward(const Tensor& gate_up, const Tensor& activation) {
   with_element_type("swiglu_forward", gate_up, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr int kWidth = kVectorWidth<T>;
-    const bool wide = size % kWidth == 0;
+    const T* x = elements<T>(gate_up);
+    T* y = elements<T>(activation);
+    const bool wide = size % kWidth == 0 && are_aligned<kWidth>(x, y);
     launch(gate_up.device(), "swiglu_forward", shape_for(rows * size, wide ? kWidth : 1),
-           wide ? forward_kernel<T, kWidth> : forward_kernel<T, 1>, elements<T>(gate_up),
-           elements<T>(activation), rows, size);
+           wide ? forward_kernel<T, kWidth> : forward_kernel<T, 1>, x, y, rows, size);
   });
 }
 
@@ -103,10 +80,13 @@ void swiglu_backward(const Tensor& gate_up, const Tensor& dactivation, const Ten
   with_element_type("swiglu_backward", gate_up, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr int kWidth = kVectorWidth<T>;
-    const bool wide = size % kWidth == 0;
+    const T* x = elements<T>(gate_up);
+    const T* dy = elements<T>(dactivation);
+    T* dx = elements<T>(dgate_up);
+    T* y = elements<T>(activation);
+    const bool wide = size % kWidth == 0 && are_aligned<kWidth>(x, dy, dx, y);
     launch(gate_up.device(), "swiglu_backward", shape_for(rows * size, wide ? kWidth : 1),
-           wide ? backward_kernel<T, kWidth> : backward_kernel<T, 1>, elements<T>(gate_up),
-           elements<T>(dactivation), elements<T>(dgate_up), elements<T>(activation), rows, size);
+           wide ? backward_kernel<T, kWidth> : backward_kernel<T, 1>, x, dy, dx, y, rows, size);
   });
 }
 

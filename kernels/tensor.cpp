@@ -15,6 +15,8 @@ std::int64_t size_of(DType dtype) {
       return 2;
     case DType::u8:
       return 1;
+    case DType::f64:
+      return 8;
   }
   return 0;
 }
@@ -29,6 +31,8 @@ const char* name_of(DType dtype) {
       return "i32";
     case DType::u8:
       return "u8";
+    case DType::f64:
+      return "f64";
   }
   return "unknown";
 }
@@ -71,6 +75,7 @@ constexpr DType dtype_of() {
   if constexpr (std::is_same_v<T, std::uint16_t>) return DType::bf16;
   if constexpr (std::is_same_v<T, std::int32_t>) return DType::i32;
   if constexpr (std::is_same_v<T, std::uint8_t>) return DType::u8;
+  if constexpr (std::is_same_v<T, double>) return DType::f64;
 }
 
 }  // namespace
@@ -87,6 +92,7 @@ template float* Tensor::as<float>() const;
 template std::uint16_t* Tensor::as<std::uint16_t>() const;
 template std::int32_t* Tensor::as<std::int32_t>() const;
 template std::uint8_t* Tensor::as<std::uint8_t>() const;
+template double* Tensor::as<double>() const;
 
 Tensor Tensor::view(Shape shape) const {
   if (shape.num_elements() != shape_.num_elements())

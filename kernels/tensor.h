@@ -9,7 +9,7 @@ namespace chaski {
 
 class Device;
 
-enum class DType : std::uint8_t { f32, bf16, i32, u8 };
+enum class DType : std::uint8_t { f32, bf16, i32, u8, f64 };
 
 // Bytes of one element.
 std::int64_t size_of(DType dtype);
@@ -57,7 +57,7 @@ class Tensor {
   std::int64_t num_elements() const { return empty() ? 0 : shape_.num_elements(); }
   std::int64_t num_bytes() const { return num_elements() * size_of(dtype_); }
 
-  // The elements as T (float, std::int32_t, std::uint16_t for bf16, std::uint8_t).
+  // The elements as T (float, std::int32_t, std::uint16_t for bf16, std::uint8_t, double).
   // Throws std::logic_error when T is not the tensor's dtype.
   template <typename T>
   T* as() const;

@@ -3,9 +3,8 @@
 // What the attention kernels for GPUs are made of: operands, tiles of rows in shared memory,
 // products of tiles. For attention_*_cuda.cu files only.
 //
-// Products of bf16 tiles run on tensor cores (mma.sync, sm_80 and later). Their plain twins, with
-// the same tiles and the same elements in the same lanes, serve fp32 and every compiler pass
-// without an architecture: so the tests' execution model runs all but the instructions themselves.
+// Products of bf16 tiles run on tensor cores. Their plain twins, with the same tiles and the same
+// elements in the same lanes, serve fp32 and compilers without those instructions.
 
 #include <climits>
 #include <cmath>
@@ -13,6 +12,7 @@
 #include "kernels/attention.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_launch.h"
+#include "kernels/cuda_tensor_cores.h"
 
 #ifdef __CUDACC__
 #define CHASKI_UNROLL _Pragma("unroll")
@@ -241,35 +241,7 @@ __device__ __forceinline__ void multiply(Accumulator<kTiles>& sums, const T* a, 
   }
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-
-__device__ inline unsigned shared_address(const bf16* pointer) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
-}
-
-// Four squares of 8 × 8: lane l gives the address of row l % 8 of square l / 8.
-__device__ inline void load_squares(unsigned (&squares)[4], const bf16* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(squares[0]), "=r"(squares[1]), "=r"(squares[2]), "=r"(squares[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-__device__ inline void load_transposed_squares(unsigned (&squares)[4], const bf16* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(squares[0]), "=r"(squares[1]), "=r"(squares[2]), "=r"(squares[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
-// sum += a [16, 16] · b [16, 8].
-__device__ inline void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b_upper,
-                                    unsigned b_lower) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_upper), "r"(b_lower));
-}
+#ifdef CHASKI_TENSOR_CORES
 
 // Squares of a: rows 0-7 and 8-15 of columns 0-7, then of columns 8-15. Squares of b: its columns
 // 0-7 at depths 0-7 and 8-15, then its columns 8-15; where only 8 columns are left, those twice.

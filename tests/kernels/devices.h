@@ -114,8 +114,11 @@ class OpTest : public ::testing::TestWithParam<House> {
   Device& device() { return *device_; }
   bool on_cpu() const { return GetParam().backend == Backend::cpu; }
   bool in_bf16() const { return GetParam().activations == DType::bf16; }
-  // What an op's result may differ by: `exact` where its operands are fp32.
-  double tolerance(double exact) const { return in_bf16() ? 1e-2 : exact; }
+  // What an op's result may differ by: `exact` on the CPU, 1e-5 in fp32 on a GPU.
+  double tolerance(double exact) const {
+    if (on_cpu()) return exact;
+    return in_bf16() ? 1e-2 : std::max(exact, 1e-5);
+  }
 
   // Tensors that live until the end of the test or the next use_threads().
   Tensor zeros(Shape shape, DType dtype = DType::f32) {
@@ -135,7 +138,8 @@ class OpTest : public ::testing::TestWithParam<House> {
     const Tensor result = zeros(shape, DType::bf16);
     EXPECT_EQ(result.num_elements(), static_cast<std::int64_t>(values.size()));
     std::vector<std::uint16_t> rounded(values.size());
-    std::transform(values.begin(), values.end(), rounded.begin(), bf16_from_float);
+    std::transform(values.begin(), values.end(), rounded.begin(),
+                   [](float x) { return bf16_from_float(x); });
     copy_from_host(rounded.data(), result);
     return result;
   }
@@ -143,6 +147,21 @@ class OpTest : public ::testing::TestWithParam<House> {
   Tensor poisoned_activations(Shape shape) {
     return activations(shape, Values(static_cast<std::size_t>(shape.num_elements()),
                                      std::numeric_limits<float>::quiet_NaN()));
+  }
+  // One element behind an aligned address, where no vector can begin.
+  Tensor shifted_activations(Shape shape, const Values& values) {
+    Values padded = {std::numeric_limits<float>::quiet_NaN()};
+    padded.insert(padded.end(), values.begin(), values.end());
+    const auto count = static_cast<std::int64_t>(values.size());
+    return activations({count + 1}, padded).rows(1, count).view(shape);
+  }
+  // Gradients of weights may be fp32 everywhere, and bf16 where the activations are.
+  Tensor weight_gradient(Shape shape, const Values& values, DType type) {
+    return type == DType::bf16 ? activations(shape, values) : tensor(shape, values);
+  }
+  std::vector<DType> weight_gradient_types() const {
+    if (in_bf16()) return {DType::f32, DType::bf16};
+    return {DType::f32};
   }
   Tensor integers(const std::vector<std::int32_t>& values) {
     const Tensor result = zeros({static_cast<std::int64_t>(values.size())}, DType::i32);
@@ -158,7 +177,8 @@ class OpTest : public ::testing::TestWithParam<House> {
     }
     std::vector<std::uint16_t> halves(result.size());
     copy_to_host(tensor, halves.data());
-    std::transform(halves.begin(), halves.end(), result.begin(), float_from_bf16);
+    std::transform(halves.begin(), halves.end(), result.begin(),
+                   [](std::uint16_t x) { return float_from_bf16(x); });
     return result;
   }
   // What `activations` holds of these values.

@@ -1,0 +1,89 @@
+#pragma once
+
+// Forced in behind device.h: the instructions of kernels/cuda_tensor_cores.h as the PTX ISA
+// describes their fragments (ldmatrix; mma.m16n8k16 with floating point type .bf16). So the
+// fragments' indices in kernels are tested without a GPU.
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/bf16.h"
+#include "kernels/cuda_device.h"
+
+#define CHASKI_TENSOR_CORES
+
+namespace chaski::cuda {
+
+inline std::uint16_t bits_of(const bf16& element) {
+  std::uint16_t bits;
+  std::memcpy(&bits, &element, sizeof(bits));
+  return bits;
+}
+
+// What the lanes of a warp show each other.
+template <typename T>
+class WarpExchange {
+ public:
+  // A lane's own value, for all lanes from here until done().
+  explicit WarpExchange(const T& value) {
+    shown[threadIdx.x] = value;
+    __syncwarp();
+  }
+  const T& of(int lane) const {
+    return shown[threadIdx.x / kWarpSize * kWarpSize + static_cast<unsigned>(lane)];
+  }
+  void done() { __syncwarp(); }
+
+ private:
+  static inline T shown[1024];  // of a block's threads; blocks run one after the other
+};
+
+struct SquareRow {
+  const bf16* address;
+};
+struct Fragments {
+  unsigned a[4];
+  unsigned b[2];
+};
+
+inline void load_squares(unsigned (&squares)[4], const bf16* row, bool transposed = false) {
+  const int lane = cuda_model::lane();
+  if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0)
+    cuda_model::fail_in_kernel("ldmatrix: a row's address is no multiple of 16 bytes");
+  WarpExchange<SquareRow> rows({row});
+  for (int square = 0; square < 4; ++square) {
+    squares[square] = 0;
+    for (int half = 0; half < 2; ++half) {
+      const int across = lane / 4;
+      const int along = lane % 4 * 2 + half;
+      const bf16* from = rows.of(square * 8 + (transposed ? along : across)).address;
+      squares[square] |= static_cast<unsigned>(bits_of(from[transposed ? across : along]))
+                         << (16 * half);
+    }
+  }
+  rows.done();
+}
+inline void load_transposed_squares(unsigned (&squares)[4], const bf16* row) {
+  load_squares(squares, row, true);
+}
+
+inline float half_of(unsigned packed, int half) {
+  return float_from_bf16(static_cast<std::uint16_t>(packed >> (16 * half)));
+}
+
+inline void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b_upper,
+                         unsigned b_lower) {
+  const int lane = cuda_model::lane();
+  WarpExchange<Fragments> lanes({{a[0], a[1], a[2], a[3]}, {b_upper, b_lower}});
+  for (int i = 0; i < 4; ++i) {
+    const int column = lane % 4 * 2 + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      const Fragments& of_row = lanes.of(lane / 4 * 4 + k % 8 / 2);
+      const Fragments& of_column = lanes.of(column * 4 + k % 8 / 2);
+      sum[i] += half_of(of_row.a[k / 8 * 2 + i / 2], k % 2) * half_of(of_column.b[k / 8], k % 2);
+    }
+  }
+  lanes.done();
+}
+
+}  // namespace chaski::cuda

@@ -7,6 +7,7 @@
 
 #include "fault/checkpoint_marker.h"
 #include "fault/shard.h"
+#include "kernels/elementwise.h"
 
 namespace chaski {
 namespace {
@@ -80,6 +81,23 @@ struct CheckpointReader::Implementation {
     check_fits(listing.path, *stored, tensor);
     return *stored;
   }
+
+  void read(const StoredTensor& stored, void* destination) const {
+    File& file = *shards.at(static_cast<std::size_t>(stored.shard));
+    if (file.read_at(stored.offset, destination, stored.bytes) != stored.bytes)
+      throw std::runtime_error(
+          fmt::format("{}: {} ends early{}", listing.path, stored.name, kDamageHint));
+    if (XXH3_64bits(destination, stored.bytes) != stored.checksum)
+      throw std::runtime_error(
+          fmt::format("{}: {} is damaged (checksum){}", listing.path, stored.name, kDamageHint));
+  }
+
+  void read(const StoredTensor& stored, const Tensor& tensor) const {
+    if (tensor.device().backend() == Backend::cpu) return read(stored, tensor.raw());
+    std::vector<char> staging(stored.bytes);
+    read(stored, staging.data());
+    copy_from_host(staging.data(), tensor);
+  }
 };
 
 CheckpointReader::CheckpointReader(const std::string& path, Verification verification,
@@ -136,7 +154,8 @@ void CheckpointReader::read_weights(ParameterSet& parameters, Extent extent) con
       throw std::invalid_argument(fmt::format("{}: holds {} {}, which the model does not have",
                                               path(), stored.name, stored.shape.to_string()));
   for (Parameter& parameter : parameters)
-    read(at(kWeights + parameter.name), parameter.value.raw());
+    implementation_->read(at(kWeights + parameter.name), parameter.value);
+  parameters.refresh_compute();
 }
 
 bool CheckpointReader::has_optimizer() const {
@@ -152,16 +171,12 @@ void CheckpointReader::read_optimizer(const std::string& optimizer_name,
                     optimizer_name));
   for (const NamedTensor& tensor : state)
     implementation_->find_for(kOptimizer + tensor.name, tensor.tensor);
-  for (const NamedTensor& tensor : state) read(at(kOptimizer + tensor.name), tensor.tensor.raw());
+  for (const NamedTensor& tensor : state)
+    implementation_->read(at(kOptimizer + tensor.name), tensor.tensor);
 }
 
 void CheckpointReader::read(const StoredTensor& stored, void* destination) const {
-  File& file = *implementation_->shards.at(static_cast<std::size_t>(stored.shard));
-  if (file.read_at(stored.offset, destination, stored.bytes) != stored.bytes)
-    throw std::runtime_error(fmt::format("{}: {} ends early{}", path(), stored.name, kDamageHint));
-  if (XXH3_64bits(destination, stored.bytes) != stored.checksum)
-    throw std::runtime_error(
-        fmt::format("{}: {} is damaged (checksum){}", path(), stored.name, kDamageHint));
+  implementation_->read(stored, destination);
 }
 
 const StoredTensor& CheckpointReader::at(const std::string& name) const {

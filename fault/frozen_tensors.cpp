@@ -25,10 +25,14 @@ std::int64_t aligned(std::int64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-void check_host_memory(const NamedTensor& tensor) {
-  if (!tensor.tensor.empty() && tensor.tensor.device().backend() != Backend::cpu)
-    throw std::logic_error(
-        fmt::format("{}: tensors of a GPU cannot be saved by this build", tensor.name));
+// Null where the tensors lie in host memory. All lie on the same device.
+std::unique_ptr<HostReader> reader_of(const std::vector<NamedTensor>& tensors) {
+  for (const NamedTensor& tensor : tensors) {
+    if (tensor.tensor.empty()) continue;
+    Device& device = tensor.tensor.device();
+    return device.backend() == Backend::cpu ? nullptr : create_host_reader(device);
+  }
+  return nullptr;
 }
 
 struct Piece {
@@ -77,7 +81,6 @@ std::vector<NamedTensor> checkpoint_tensors(const ParameterSet& weights,
     tensors.push_back({"weights/" + parameter.name, parameter.value});
   for (const NamedTensor& state : optimizer)
     tensors.push_back({"optimizer/" + state.name, state.tensor});
-  for (const NamedTensor& tensor : tensors) check_host_memory(tensor);
   return tensors;
 }
 
@@ -86,6 +89,7 @@ FrozenTensors::FrozenTensors(std::vector<NamedTensor> tensors) : tensors_(std::m
     begin_.push_back(end_);
     end_ += aligned(tensor.tensor.num_bytes());
   }
+  reader_ = reader_of(tensors_);
 }
 
 FrozenTensors::~FrozenTensors() {
@@ -110,7 +114,12 @@ const void* FrozenTensors::read(std::int64_t begin, const char* live, std::int64
   if (begin < position_) throw std::logic_error("a frozen tensor was read twice");
   if (kept_ != nullptr) return kept_ + (begin - kept_begin_);
   // A copy, which the caller may write to a disk for as long as that takes.
-  piece_.assign(live, live + bytes);
+  piece_.resize(static_cast<std::size_t>(bytes));
+  if (reader_) {
+    reader_->read(piece_.data(), live, bytes);
+  } else {
+    std::memcpy(piece_.data(), live, piece_.size());
+  }
   position_ = begin + bytes;
   return piece_.data();
 }
@@ -125,6 +134,15 @@ bool FrozenTensors::keep(int num_threads) {
   const std::int64_t bytes = end_ - kept_begin_;
   char* const to = static_cast<char*>(allocate_cpu_memory(bytes));
   if (to == nullptr) return false;
+  copy_to(to, num_threads);
+  kept_ = to;
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  copied_ = {bytes, elapsed.count()};
+  return true;
+}
+
+// Everything from kept_begin_ on.
+void FrozenTensors::copy_to(char* kept, int num_threads) const {
   std::vector<Piece> pieces;
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const Tensor& tensor = tensors_[i].tensor;
@@ -132,14 +150,12 @@ bool FrozenTensors::keep(int num_threads) {
     const std::int64_t first = std::max<std::int64_t>(0, kept_begin_ - begin_[i]);
     for (std::int64_t at = first; at < tensor.num_bytes(); at += kCopyPieceBytes)
       pieces.push_back(
-          {from + at, to + (begin_[i] + at - kept_begin_),
+          {from + at, kept + (begin_[i] + at - kept_begin_),
            static_cast<std::size_t>(std::min(kCopyPieceBytes, tensor.num_bytes() - at))});
   }
-  copy_pieces(pieces, num_threads);
-  kept_ = to;
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  copied_ = {bytes, elapsed.count()};
-  return true;
+  if (!reader_) return copy_pieces(pieces, num_threads);
+  for (const Piece& piece : pieces)
+    reader_->read(piece.to, piece.from, static_cast<std::int64_t>(piece.bytes));
 }
 
 void FrozenTensors::release() {
@@ -153,12 +169,19 @@ FrozenTensors::Copy FrozenTensors::copied() const {
 }
 
 std::vector<TensorRecord> live_records(const std::vector<NamedTensor>& tensors) {
+  const std::shared_ptr<HostReader> reader = reader_of(tensors);
+  const auto piece = std::make_shared<std::vector<char>>();
   std::vector<TensorRecord> records;
-  for (const NamedTensor& tensor : tensors)
-    records.push_back(
-        {tensor.name, tensor.tensor.dtype(), tensor.tensor.shape(),
-         [live = static_cast<const char*>(tensor.tensor.raw())](
-             std::int64_t offset, std::int64_t) -> const void* { return live + offset; }});
+  for (const NamedTensor& tensor : tensors) {
+    records.push_back({tensor.name, tensor.tensor.dtype(), tensor.tensor.shape(),
+                       [reader, piece, live = static_cast<const char*>(tensor.tensor.raw())](
+                           std::int64_t offset, std::int64_t bytes) -> const void* {
+                         if (!reader) return live + offset;
+                         piece->resize(static_cast<std::size_t>(bytes));
+                         reader->read(piece->data(), live + offset, bytes);
+                         return piece->data();
+                       }});
+  }
   return records;
 }
 

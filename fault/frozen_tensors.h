@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
 #include "fault/shard.h"
+#include "kernels/host_reader.h"
 #include "model/parameter.h"
 #include "optim/optimizer.h"
 
@@ -42,11 +44,13 @@ class FrozenTensors {
 
  private:
   const void* read(std::int64_t begin, const char* live, std::int64_t bytes);
+  void copy_to(char* kept, int num_threads) const;
 
   const std::vector<NamedTensor> tensors_;
   std::vector<std::int64_t> begin_;  // of each tensor, were all laid one after the other
   std::int64_t end_ = 0;
-  std::vector<char> piece_;  // handed out instead of live memory
+  std::vector<char> piece_;             // handed out instead of live memory
+  std::unique_ptr<HostReader> reader_;  // of that memory where it is a GPU's; else null
 
   mutable std::mutex mutex_;
   std::int64_t position_ = 0;  // up to which everything has been read

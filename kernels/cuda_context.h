@@ -26,6 +26,7 @@ class Context final : public DeviceBackend {
   void* allocate(std::int64_t bytes) override;
   void free(void* data, std::int64_t bytes) override;
   void synchronize() override;
+  std::unique_ptr<HostReader> create_reader() override;
   std::string describe() const override;
 
   int ordinal() const { return ordinal_; }

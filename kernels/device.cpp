@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <fmt/format.h>
 #include <fstream>
 #include <limits>
@@ -65,15 +66,27 @@ int default_num_threads() {
   return threads;
 }
 
+class CpuReader final : public HostReader {
+ public:
+  void read(void* to, const void* from, std::int64_t bytes) override {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+};
+
 class CpuMemory final : public DeviceBackend {
  public:
   void* allocate(std::int64_t bytes) override { return allocate_cpu_memory(bytes); }
   void free(void* data, std::int64_t bytes) override { free_cpu_memory(data, bytes); }
   void synchronize() override {}
+  std::unique_ptr<HostReader> create_reader() override { return std::make_unique<CpuReader>(); }
   std::string describe() const override { return ""; }
 };
 
 }  // namespace
+
+std::unique_ptr<HostReader> create_host_reader(Device& device) {
+  return device.hardware().create_reader();
+}
 
 const char* name_of(MemoryCategory category) {
   switch (category) {

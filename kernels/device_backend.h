@@ -4,6 +4,8 @@
 #include <memory>
 #include <string>
 
+#include "kernels/host_reader.h"
+
 namespace chaski {
 
 // What a Device asks of the hardware that it stands for.
@@ -17,6 +19,8 @@ class DeviceBackend {
   virtual void free(void* data, std::int64_t bytes) = 0;
   // Waits until everything queued is done. Throws std::runtime_error for what failed meanwhile.
   virtual void synchronize() = 0;
+  // See kernels/host_reader.h.
+  virtual std::unique_ptr<HostReader> create_reader() = 0;
   // In a few words, e.g. "NVIDIA H200, 139 GiB, driver 13.0, runtime 13.0".
   virtual std::string describe() const = 0;
 };

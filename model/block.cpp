@@ -47,8 +47,8 @@ Block::Block(const LlamaConfig& config, std::int64_t layer, ParameterSet& parame
 }
 
 void Block::bind() {
-  qkv_weight_ = parameters_->fused_values(first_ + kQuery, 3);
-  gate_up_weight_ = parameters_->fused_values(first_ + kGate, 2);
+  qkv_weight_ = parameters_->fused_compute(first_ + kQuery, 3);
+  gate_up_weight_ = parameters_->fused_compute(first_ + kGate, 2);
 }
 
 AttentionShape Block::attention_shape(std::int64_t rows, std::int64_t sequence_length) const {
@@ -62,7 +62,7 @@ void Block::forward(const BlockBatch& batch, const Tensor& rotary, const Tensor&
   const auto epsilon = static_cast<float>(config_.rms_norm_eps);
   const AttentionShape shape = attention_shape(batch.rows, batch.sequence_length);
   Workspace::Frame frame(parameters_->device());
-  const Tensor normed = frame.f32({tokens, config_.hidden_size});
+  const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
 
   if (delta) {
     add_rmsnorm_forward(residual, delta, value(kInputNorm), epsilon, kept.input, normed,
@@ -73,14 +73,15 @@ void Block::forward(const BlockBatch& batch, const Tensor& rotary, const Tensor&
   linear_forward(normed, qkv_weight_, kept.qkv);
   rotary_forward(shape, kept.qkv, batch.positions, 0, rotary);
   attention_forward(shape, kept.qkv, batch.positions, kept.attention, kept.log_sum_exp);
-  const Tensor attention_delta = out_delta ? out_delta : frame.f32({tokens, config_.hidden_size});
+  const Tensor attention_delta =
+      out_delta ? out_delta : frame.tensor(type(), {tokens, config_.hidden_size});
   linear_forward(kept.attention, value(kAttentionOutput), attention_delta);
 
   add_rmsnorm_forward(kept.input, attention_delta, value(kFfnNorm), epsilon, kept.middle, normed,
                       kept.ffn_inverse_rms);
   linear_forward(normed, gate_up_weight_, kept.gate_up);
   if (!out_delta) return;
-  const Tensor activation = frame.f32({tokens, config_.intermediate_size});
+  const Tensor activation = frame.tensor(type(), {tokens, config_.intermediate_size});
   swiglu_forward(kept.gate_up, activation);
   linear_forward(activation, value(kDown), out_delta);
 }
@@ -97,12 +98,12 @@ void Block::ffn_backward(const BlockActivations& kept, const Tensor& dresidual) 
   {
     // Becomes silu(gate) · up itself once its gradient has been used.
     Workspace::Frame inner(parameters_->device());
-    const Tensor activation = inner.f32({tokens, config_.intermediate_size});
+    const Tensor activation = inner.tensor(type(), {tokens, config_.intermediate_size});
     linear_backward_input(dresidual, value(kDown), activation);
     swiglu_backward(kept.gate_up, activation, kept.gate_up, activation);
     weight_gradient(dresidual, activation, kDown, 1);
   }
-  const Tensor normed = frame.f32({tokens, config_.hidden_size});
+  const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
   if (any_trainable(kGate, 2)) {
     rmsnorm_recompute(kept.middle, value(kFfnNorm), kept.ffn_inverse_rms, normed);
     weight_gradient(kept.gate_up, normed, kGate, 2);
@@ -118,17 +119,17 @@ void Block::attention_block_backward(const BlockBatch& batch, const Tensor& rota
   const std::int64_t tokens = batch.num_tokens();
   const AttentionShape shape = attention_shape(batch.rows, batch.sequence_length);
   Workspace::Frame frame(parameters_->device());
-  const Tensor dqkv = frame.f32({tokens, config_.qkv_size()});
+  const Tensor dqkv = frame.tensor(type(), {tokens, config_.qkv_size()});
   {
     Workspace::Frame inner(parameters_->device());
-    const Tensor dattention = inner.f32({tokens, config_.query_size()});
+    const Tensor dattention = inner.tensor(type(), {tokens, config_.query_size()});
     linear_backward_input(dresidual, value(kAttentionOutput), dattention);
     weight_gradient(dresidual, kept.attention, kAttentionOutput, 1);
     attention_backward(shape, kept.qkv, batch.positions, kept.attention, kept.log_sum_exp,
                        dattention, dqkv);
   }
   rotary_backward(shape, dqkv, batch.positions, rotary);
-  const Tensor normed = frame.f32({tokens, config_.hidden_size});
+  const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
   if (any_trainable(kQuery, 3)) {
     rmsnorm_recompute(kept.input, value(kInputNorm), kept.attention_inverse_rms, normed);
     weight_gradient(dqkv, normed, kQuery, 3);
@@ -169,10 +170,10 @@ void Block::decode(std::int64_t past, const Tensor& rotary, const KeyValueCache&
   const auto epsilon = static_cast<float>(config_.rms_norm_eps);
   const AttentionShape shape = attention_shape(1, tokens);
   Workspace::Frame frame(parameters_->device());
-  const Tensor normed = frame.f32({tokens, config_.hidden_size});
-  const Tensor delta = frame.f32({tokens, config_.hidden_size});
-  const Tensor qkv = frame.f32({tokens, config_.qkv_size()});
-  const Tensor attention = frame.f32({tokens, config_.query_size()});
+  const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
+  const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
+  const Tensor qkv = frame.tensor(type(), {tokens, config_.qkv_size()});
+  const Tensor attention = frame.tensor(type(), {tokens, config_.query_size()});
   rmsnorm_forward(residual, value(kInputNorm), epsilon, normed, {});
   linear_forward(normed, qkv_weight_, qkv);
   rotary_forward(shape, qkv, {}, past, rotary);
@@ -180,8 +181,8 @@ void Block::decode(std::int64_t past, const Tensor& rotary, const KeyValueCache&
   linear_forward(attention, value(kAttentionOutput), delta);
 
   add_rmsnorm_forward(residual, delta, value(kFfnNorm), epsilon, residual, normed, {});
-  const Tensor gate_up = frame.f32({tokens, 2 * config_.intermediate_size});
-  const Tensor activation = frame.f32({tokens, config_.intermediate_size});
+  const Tensor gate_up = frame.tensor(type(), {tokens, 2 * config_.intermediate_size});
+  const Tensor activation = frame.tensor(type(), {tokens, config_.intermediate_size});
   linear_forward(normed, gate_up_weight_, gate_up);
   swiglu_forward(gate_up, activation);
   linear_forward(activation, value(kDown), delta);

@@ -87,7 +87,8 @@ class Block {
   };
 
   AttentionShape attention_shape(std::int64_t rows, std::int64_t sequence_length) const;
-  const Tensor& value(Index index) const { return (*parameters_)[first_ + index].value; }
+  const Tensor& value(Index index) const { return (*parameters_)[first_ + index].compute; }
+  DType type() const { return parameters_->types().compute; }
   const Tensor& gradient(Index index) const { return (*parameters_)[first_ + index].gradient; }
   // Gradients of `count` adjacent matrices that share their input x; dy holds their outputs'
   // gradients side by side. Skips frozen ones.

@@ -23,8 +23,8 @@ class Decoder {
   Tensor feed(std::span<const std::int32_t> tokens, bool all_logits = false);
   std::int64_t position() const { return position_; }
   std::int64_t capacity() const { return capacity_; }
-  // Forgets everything fed after the first `position` tokens. Throws std::invalid_argument when there
-  // were fewer.
+  // Forgets everything fed after the first `position` tokens. Throws std::invalid_argument when
+  // there were fewer.
   void rewind(std::int64_t position);
 
  private:

@@ -22,7 +22,8 @@ Tensor adjacent(const std::vector<Parameter>& parameters, std::int64_t first, st
   for (std::int64_t i = first; i < first + count; ++i) {
     const Tensor& tensor = parameters[i].*member;
     if (tensor.empty()) return {};
-    if (tensor.f32() != begin.f32() + rows * begin.shape().back()) {
+    const std::int64_t bytes = rows * begin.shape().back() * size_of(begin.dtype());
+    if (tensor.raw() != static_cast<char*>(begin.raw()) + bytes) {
       throw std::logic_error("parameters are not adjacent: " + parameters[i].name);
     }
     rows += tensor.dim(0);
@@ -75,10 +76,14 @@ std::vector<std::int64_t> ParameterSet::place(
 
 void ParameterSet::allocate() {
   const auto offsets = place([](const Parameter&) { return true; });
-  values_ = device_.allocate(DType::f32, {offsets.back()}, MemoryCategory::weights);
+  values_ = device_.allocate(types_.weights, {offsets.back()}, MemoryCategory::weights);
+  if (types_.has_master_weights()) {
+    compute_ = device_.allocate(types_.compute, {offsets.back()}, MemoryCategory::weights);
+  }
+  const Buffer& compute = types_.has_master_weights() ? compute_ : values_;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    parameters_[i].value =
-        Tensor(device_, DType::f32, parameters_[i].shape, values_.tensor().f32() + offsets[i]);
+    parameters_[i].value = part_of(values_, offsets[i], parameters_[i].shape);
+    parameters_[i].compute = part_of(compute, offsets[i], parameters_[i].shape);
   }
 }
 
@@ -87,12 +92,19 @@ void ParameterSet::allocate_gradients(const std::function<bool(const Parameter&)
   for (Parameter& parameter : parameters_) parameter.gradient = Tensor();
   gradients_.release();
   if (offsets.back() == 0) return;
-  gradients_ = device_.allocate(DType::f32, {offsets.back()}, MemoryCategory::gradients);
+  gradients_ = device_.allocate(types_.gradients, {offsets.back()}, MemoryCategory::gradients);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     if (!trainable(parameters_[i])) continue;
-    parameters_[i].gradient =
-        Tensor(device_, DType::f32, parameters_[i].shape, gradients_.tensor().f32() + offsets[i]);
+    parameters_[i].gradient = part_of(gradients_, offsets[i], parameters_[i].shape);
   }
+}
+
+Tensor ParameterSet::part_of(const Buffer& buffer, std::int64_t offset, const Shape& shape) const {
+  return buffer.tensor().rows(offset, shape.num_elements()).view(shape);
+}
+
+void ParameterSet::refresh_compute() {
+  if (types_.has_master_weights()) cast(values_.tensor(), compute_.tensor());
 }
 
 void ParameterSet::zero_gradients() {
@@ -112,8 +124,8 @@ std::int64_t ParameterSet::num_elements() const {
   return total;
 }
 
-Tensor ParameterSet::fused_values(std::int64_t first, std::int64_t count) const {
-  return adjacent(parameters_, first, count, &Parameter::value);
+Tensor ParameterSet::fused_compute(std::int64_t first, std::int64_t count) const {
+  return adjacent(parameters_, first, count, &Parameter::compute);
 }
 
 Tensor ParameterSet::fused_gradients(std::int64_t first, std::int64_t count) const {

@@ -7,6 +7,7 @@
 
 #include "kernels/device.h"
 #include "kernels/tensor.h"
+#include "model/precision.h"
 
 namespace chaski {
 
@@ -19,19 +20,22 @@ struct Parameter {
   ParameterKind kind = ParameterKind::norm;
   std::int64_t layer = -1;  // -1: not in a block
   Shape shape;              // [out, in], or [hidden_size] for a norm
-  Tensor value;
-  Tensor gradient;  // fp32; empty while the parameter is frozen
+  Tensor value;             // what the optimizer updates and checkpoints hold
+  Tensor compute;           // what ops read: `value` itself, or its rounded copy in mixed precision
+  Tensor gradient;          // empty while the parameter is frozen
 
   bool is_matrix() const { return shape.rank() == 2; }
 };
 
-// Owns the values and gradients of a stage's parameters: one buffer for the values and one for the
-// gradients, both in the order in which the parameters were added, which is that of the forward
-// pass. Parameters of one group lie next to each other without a gap, so that their values (and
-// gradients, when none of the group is frozen) can be used as one tensor.
+// Owns the values and gradients of a stage's parameters: one buffer for the values, one for the
+// rounded copy in mixed precision and one for the gradients, all in the order in which the
+// parameters were added, which is that of the forward pass. Parameters of one group lie next to
+// each other without a gap, so that their values (and gradients, when none of the group is frozen)
+// can be used as one tensor.
 class ParameterSet {
  public:
-  explicit ParameterSet(Device& device) : device_(device) {}
+  explicit ParameterSet(Device& device, const TensorTypes& types = {})
+      : device_(device), types_(types) {}
 
   // Adds a parameter; consecutive parameters with the same non-empty group are adjacent.
   // All must be added before allocate().
@@ -42,6 +46,9 @@ class ParameterSet {
   // (Re)allocates gradients for those parameters for which `trainable` is true, zeroed.
   void allocate_gradients(const std::function<bool(const Parameter&)>& trainable);
   void zero_gradients();
+  // Rounds the values into the copy that ops read, where there is one: to be called by whoever has
+  // changed values, but for the optimizer, which does it itself.
+  void refresh_compute();
 
   std::int64_t size() const { return static_cast<std::int64_t>(parameters_.size()); }
   Parameter& operator[](std::int64_t i) { return parameters_[i]; }
@@ -55,23 +62,29 @@ class ParameterSet {
   Parameter& at(const std::string& name) { return parameters_[index_of(name)]; }
   std::int64_t num_elements() const;
 
-  // The values (gradients) of `count` adjacent parameters from `first` on as one tensor
+  // What ops read (the gradients) of `count` adjacent parameters from `first` on as one tensor
   // [sum of out, in]. Gradients: empty unless all of them have one.
-  Tensor fused_values(std::int64_t first, std::int64_t count) const;
+  Tensor fused_compute(std::int64_t first, std::int64_t count) const;
   Tensor fused_gradients(std::int64_t first, std::int64_t count) const;
   // The whole gradient buffer as a vector, padding included.
   Tensor all_gradients() const { return gradients_.tensor(); }
 
   Device& device() const { return device_; }
+  const TensorTypes& types() const { return types_; }
 
  private:
   // Offset of each parameter in a buffer that holds the wanted ones, and the buffer's size.
   std::vector<std::int64_t> place(const std::function<bool(const Parameter&)>& wanted) const;
 
+  // Each parameter's part of a buffer as a tensor.
+  Tensor part_of(const Buffer& buffer, std::int64_t offset, const Shape& shape) const;
+
   Device& device_;
+  TensorTypes types_;
   std::vector<Parameter> parameters_;
   std::vector<std::string> groups_;
   Buffer values_;
+  Buffer compute_;
   Buffer gradients_;
 };
 

@@ -41,7 +41,11 @@ StageRange stage_range(const LlamaConfig& config, std::int64_t stage, std::int64
 
 Stage::Stage(Device& device, const LlamaConfig& config, const StageRange& range,
              const StageOptions& options)
-    : device_(device), config_(config), range_(range), options_(options), parameters_(device) {
+    : device_(device),
+      config_(config),
+      range_(range),
+      options_(options),
+      parameters_(device, types_of(options.precision)) {
   if (config.tie_embeddings && range.has_embedding != range.has_head) {
     throw std::invalid_argument(
         "model.tie_embeddings = true is not allowed with parallel.pipeline > 1: the embedding and "
@@ -78,8 +82,8 @@ void Stage::add_parameters() {
   }
 }
 
-Tensor Stage::allocate_activation(Shape shape) {
-  activation_buffers_.push_back(device_.allocate(DType::f32, shape, MemoryCategory::activations));
+Tensor Stage::allocate_activation(DType type, Shape shape) {
+  activation_buffers_.push_back(device_.allocate(type, shape, MemoryCategory::activations));
   return activation_buffers_.back().tensor();
 }
 
@@ -87,12 +91,12 @@ BlockActivations Stage::allocate_block() {
   const std::int64_t tokens = options_.micro_batch * options_.sequence_length;
   BlockActivations kept;
   kept.input = allocate_activation({tokens, config_.hidden_size});
-  kept.attention_inverse_rms = allocate_activation({tokens});
+  kept.attention_inverse_rms = allocate_activation(DType::f32, {tokens});
   kept.qkv = allocate_activation({tokens, config_.qkv_size()});
   kept.attention = allocate_activation({tokens, config_.query_size()});
-  kept.log_sum_exp = allocate_activation({tokens * config_.num_heads});
+  kept.log_sum_exp = allocate_activation(DType::f32, {tokens * config_.num_heads});
   kept.middle = options_.training ? allocate_activation({tokens, config_.hidden_size}) : kept.input;
-  kept.ffn_inverse_rms = allocate_activation({tokens});
+  kept.ffn_inverse_rms = allocate_activation(DType::f32, {tokens});
   kept.gate_up = allocate_activation({tokens, 2 * config_.intermediate_size});
   return kept;
 }
@@ -124,7 +128,10 @@ void Stage::allocate_activations() {
   if (options_.training && !range_.has_head) {
     input_gradient_ = allocate_activation({tokens, config_.hidden_size});
   }
-  if (range_.has_head) losses_ = allocate_activation({tokens});
+  if (range_.has_head) {
+    losses_ = allocate_activation(DType::f32, {tokens});
+    loss_totals_ = allocate_activation(DType::f64, {2});
+  }
 }
 
 void Stage::initialize(std::uint64_t seed) {
@@ -136,6 +143,7 @@ void Stage::initialize(std::uint64_t seed) {
                   stream_of(parameter.name));
     }
   }
+  parameters_.refresh_compute();
 }
 
 BlockBatch Stage::block_batch(const MicroBatch& batch) const {
@@ -157,7 +165,7 @@ void Stage::run_blocks(const MicroBatch& batch, const Tensor& input,
   const std::int64_t tokens = arrangement.num_tokens();
   const Tensor first_input = kept[0].input.rows(0, tokens);
   if (range_.has_embedding) {
-    embedding_forward(parameters_[embedding_].value, batch.tokens.view({tokens}), first_input);
+    embedding_forward(embedding_weight(), batch.tokens.view({tokens}), first_input);
   } else {
     copy(input, first_input);
   }
@@ -180,7 +188,7 @@ Tensor Stage::head_forward(const MicroBatch& batch, const Tensor& middle, const 
   const bool with_gradient = gradient_scale != 0.0f;
   const Tensor& norm_weight = final_norm_weight();
   Workspace::Frame frame(device_);
-  const Tensor normed = frame.f32({tokens, config_.hidden_size});
+  const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
   const Tensor inverse_rms = frame.f32({tokens});
   // `delta` is read for the last time here and becomes the norm's input.
   add_rmsnorm_forward(middle, delta, norm_weight, static_cast<float>(config_.rms_norm_eps), delta,
@@ -191,7 +199,7 @@ Tensor Stage::head_forward(const MicroBatch& batch, const Tensor& middle, const 
   head.targets = batch.targets.view({tokens});
   head.losses = losses_.rows(0, tokens);
   if (with_gradient) {
-    const Tensor dnormed = frame.f32({tokens, config_.hidden_size});
+    const Tensor dnormed = frame.tensor(type(), {tokens, config_.hidden_size});
     head_loss_forward_backward(head, gradient_scale, dnormed, head_gradient());
     const Tensor dresidual = slot.residual_gradient.rows(0, tokens);
     fill(dresidual, 0.0f);
@@ -200,8 +208,12 @@ Tensor Stage::head_forward(const MicroBatch& batch, const Tensor& middle, const 
   } else {
     head_loss_forward(head);
   }
-  slot.loss_sum = sum(head.losses);
+  add_loss_totals(head.losses, head.targets, loss_totals_);
   return {};
+}
+
+LossTotals Stage::take_loss_totals() {
+  return loss_totals_ ? chaski::take_loss_totals(loss_totals_) : LossTotals{};
 }
 
 Tensor Stage::forward(std::int64_t slot, const MicroBatch& batch, const Tensor& input,
@@ -209,7 +221,7 @@ Tensor Stage::forward(std::int64_t slot, const MicroBatch& batch, const Tensor& 
   Slot& kept = slots_[slot];
   const std::int64_t tokens = batch.tokens.num_elements();
   Workspace::Frame frame(device_);
-  const Tensor delta = frame.f32({tokens, config_.hidden_size});
+  const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
   run_blocks(batch, input, kept.blocks, delta);
   const Tensor middle = kept.blocks.back().middle.rows(0, tokens);
   if (range_.has_head) return head_forward(batch, middle, delta, kept, gradient_scale);
@@ -221,7 +233,7 @@ Tensor Stage::forward(std::int64_t slot, const MicroBatch& batch, const Tensor& 
 Tensor Stage::evaluate(const MicroBatch& batch, const Tensor& input) {
   const std::int64_t tokens = batch.tokens.num_elements();
   Workspace::Frame frame(device_);
-  const Tensor delta = frame.f32({tokens, config_.hidden_size});
+  const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
   run_blocks(batch, input, transient_, delta);
   const Tensor middle = transient_.back().middle.rows(0, tokens);
   if (range_.has_head) return head_forward(batch, middle, delta, slots_[0], 0.0f);
@@ -265,13 +277,13 @@ Tensor Stage::backward(std::int64_t slot, const MicroBatch& batch, const Tensor&
 }
 
 const Tensor& Stage::embedding_weight() const {
-  return parameters_[embedding_].value;
+  return parameters_[embedding_].compute;
 }
 const Tensor& Stage::final_norm_weight() const {
-  return parameters_[final_norm_].value;
+  return parameters_[final_norm_].compute;
 }
 const Tensor& Stage::head_weight() const {
-  return parameters_[head_].value;
+  return parameters_[head_].compute;
 }
 
 }  // namespace chaski

@@ -4,9 +4,11 @@
 #include <vector>
 
 #include "kernels/device.h"
+#include "kernels/loss_totals.h"
 #include "model/block.h"
 #include "model/llama_config.h"
 #include "model/parameter.h"
+#include "model/precision.h"
 
 namespace chaski {
 
@@ -34,6 +36,7 @@ struct StageOptions {
   ActivationPolicy policy = ActivationPolicy::exact;
   std::int64_t micro_batches_in_flight = 1;  // forward passes whose backward pass is outstanding
   bool training = true;                      // false: no gradients, nothing kept
+  Precision precision = Precision::fp32;
 };
 
 // The token tensors of a micro-batch; [rows, sequence_length] i32, rows and length at most those of
@@ -77,8 +80,9 @@ class Stage {
   // and its gradient are computed at once: gradients are those of gradient_scale · Σ loss.
   Tensor forward(std::int64_t slot, const MicroBatch& batch, const Tensor& input,
                  float gradient_scale);
-  // With a head: Σ of the losses of the last forward pass (or evaluation: slot 0), in nats.
-  double loss_sum(std::int64_t slot) const { return slots_[slot].loss_sum; }
+  // With a head: of all forward passes and evaluations since this was last asked; zeros without.
+  // Waits for the device.
+  LossTotals take_loss_totals();
 
   // `output_gradient` [T, hidden_size] (ignored with a head). Adds to the parameters' gradients;
   // returns the gradient of the input (empty with an embedding), valid until the next backward
@@ -88,7 +92,7 @@ class Stage {
                   GradientListener* listener);
 
   // A forward pass that keeps nothing and touches no gradient. With a head: the losses are in
-  // token_losses() and their sum in loss_sum(0), and the result is empty.
+  // token_losses() and the totals, and the result is empty.
   Tensor evaluate(const MicroBatch& batch, const Tensor& input);
   // [T] losses of the last forward pass or evaluation.
   const Tensor& token_losses() const { return losses_; }
@@ -105,12 +109,12 @@ class Stage {
     std::vector<BlockActivations> blocks;
     Tensor output;             // without a head
     Tensor residual_gradient;  // with a head: the gradient of the last block's output
-    double loss_sum = 0.0;
   };
 
   void add_parameters();
   void allocate_activations();
-  Tensor allocate_activation(Shape shape);
+  Tensor allocate_activation(Shape shape) { return allocate_activation(type(), shape); }
+  Tensor allocate_activation(DType type, Shape shape);
   BlockActivations allocate_block();
   BlockBatch block_batch(const MicroBatch& batch) const;
   // The blocks' forward pass; returns what the last one adds to its `middle`.
@@ -119,6 +123,7 @@ class Stage {
   Tensor head_forward(const MicroBatch& batch, const Tensor& middle, const Tensor& delta,
                       Slot& slot, float gradient_scale);
   const Tensor& head_gradient() const;
+  DType type() const { return parameters_.types().compute; }
 
   Device& device_;
   LlamaConfig config_;
@@ -135,6 +140,7 @@ class Stage {
   std::vector<BlockActivations> transient_;  // what evaluation and recomputation share
   Tensor input_gradient_;
   Tensor losses_;
+  Tensor loss_totals_;  // [2] f64
 };
 
 }  // namespace chaski

@@ -23,6 +23,10 @@ std::int64_t floats(std::int64_t count) {
   return charged_bytes(count * kFloat);
 }
 
+std::int64_t bytes_of(DType type, std::int64_t count) {
+  return charged_bytes(count * size_of(type));
+}
+
 std::int64_t divide_up(std::int64_t n, std::int64_t unit) {
   return (n + unit - 1) / unit;
 }
@@ -57,8 +61,10 @@ class WorkspacePlan {
   }
 
  private:
-  // A tensor [T, columns].
-  std::int64_t row_of(std::int64_t columns) const { return floats(tokens_ * columns); }
+  // A tensor [T, columns] of what ops compute with.
+  std::int64_t row_of(std::int64_t columns) const {
+    return bytes_of(types_of(options_.precision).compute, tokens_ * columns);
+  }
 
   std::int64_t linear(LinearPass pass, std::int64_t in, std::int64_t out) const {
     return charged_bytes(linear_workspace_bytes(device_, pass, tokens_, in, out));
@@ -166,13 +172,15 @@ class ParameterPlan {
   }
 
   std::vector<std::int64_t> sizes;
-  std::int64_t buffer_bytes = 0;
+  std::int64_t buffer_elements = 0;
 
  private:
   // A group of adjacent parameters; the next one begins on a cache line.
   void add(std::initializer_list<std::int64_t> group) {
     sizes.insert(sizes.end(), group);
-    buffer_bytes += floats(std::accumulate(group.begin(), group.end(), std::int64_t{0}));
+    constexpr std::int64_t kAligned = Device::kAlignment / kFloat;
+    const std::int64_t elements = std::accumulate(group.begin(), group.end(), std::int64_t{0});
+    buffer_elements += divide_up(elements, kAligned) * kAligned;
   }
 };
 
@@ -183,21 +191,24 @@ std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const Sta
   const bool keeps_all = options.training && options.policy == ActivationPolicy::exact;
   const std::int64_t blocks = slots * range.num_layers;
   const std::int64_t whole = keeps_all ? blocks : 1;
-  const std::int64_t hidden = floats(tokens * config.hidden_size);
+  const auto computed = [&](std::int64_t count) {
+    return bytes_of(types_of(options.precision).compute, count);
+  };
+  const std::int64_t hidden = computed(tokens * config.hidden_size);
   std::vector<PlannedMemory> parts;
   const auto add = [&](const char* kind, std::int64_t bytes) {
     if (bytes > 0) parts.push_back({kind, MemoryCategory::activations, bytes});
   };
   add("block inputs", (options.training ? blocks : 1) * hidden);
-  add("query, key, value", whole * floats(tokens * config.qkv_size()));
-  add("attention output", whole * floats(tokens * config.query_size()));
+  add("query, key, value", whole * computed(tokens * config.qkv_size()));
+  add("attention output", whole * computed(tokens * config.query_size()));
   add("attention log-sum-exp", whole * floats(tokens * config.num_heads));
   add("residual after attention", options.training ? whole * hidden : 0);
-  add("gate and up projections", whole * floats(tokens * 2 * config.intermediate_size));
+  add("gate and up projections", whole * computed(tokens * 2 * config.intermediate_size));
   add("norm scales", whole * 2 * floats(tokens));
   if (range.has_head) {
     add("gradient of the last block", options.training ? slots * hidden : 0);
-    add("token losses", floats(tokens));
+    add("token losses and their sum", floats(tokens) + bytes_of(DType::f64, 2));
   } else {
     add("stage output", slots * hidden);
     add("gradient of the input", options.training ? hidden : 0);
@@ -234,11 +245,19 @@ StageMemory plan_stage_memory(Device& device, const LlamaConfig& config, const S
   }
   StageMemory memory;
   ParameterPlan parameters(config, range);
-  memory.parts.push_back({"weights", MemoryCategory::weights, parameters.buffer_bytes});
+  const TensorTypes types = types_of(options.precision);
+  const auto parameters_as = [&](DType type) { return bytes_of(type, parameters.buffer_elements); };
+  memory.parts.push_back({types.has_master_weights() ? "master weights" : "weights",
+                          MemoryCategory::weights, parameters_as(types.weights)});
+  if (types.has_master_weights()) {
+    memory.parts.push_back(
+        {"rounded weights", MemoryCategory::weights, parameters_as(types.compute)});
+  }
   memory.parts.push_back({"rotary table", MemoryCategory::weights,
                           floats(config.max_position_embeddings * config.head_dim)});
   if (options.training) {
-    memory.parts.push_back({"gradients", MemoryCategory::gradients, parameters.buffer_bytes});
+    memory.parts.push_back(
+        {"gradients", MemoryCategory::gradients, parameters_as(types.gradients)});
   }
   for (PlannedMemory& part : plan_activations(config, range, options)) {
     memory.parts.push_back(std::move(part));

@@ -25,8 +25,9 @@ class AdamW : public Optimizer {
     require_between("epsilon", options.epsilon, 1e-30, 1.0);
     require_between("weight_decay", options.weight_decay, 0.0, 1e3);
     for (const Parameter& parameter : parameters) {
-      first_.push_back(device.allocate(DType::f32, parameter.shape, MemoryCategory::optimizer));
-      second_.push_back(device.allocate(DType::f32, parameter.shape, MemoryCategory::optimizer));
+      const DType type = parameters.types().moments;
+      first_.push_back(device.allocate(type, parameter.shape, MemoryCategory::optimizer));
+      second_.push_back(device.allocate(type, parameter.shape, MemoryCategory::optimizer));
     }
   }
 

@@ -48,12 +48,6 @@ struct Lane {
   Stage& stage() const { return *hosted.stage; }
 };
 
-std::int64_t num_targets(const MicroBatch& batch) {
-  const std::int32_t* targets = batch.targets.i32();
-  const std::int64_t count = batch.targets.num_elements();
-  return count - std::count(targets, targets + count, kIgnoredTarget);
-}
-
 void check_hosted(const Roster& roster, int rank, const std::vector<HostedSlot>& hosted,
                   ScheduleKind kind, int num_micro_batches) {
   const std::vector<Slot> expected = roster.slots_of(roster.process_at(rank));
@@ -194,10 +188,6 @@ struct PipelineExecutor::Implementation {
             lane.stage().forward(lane.stage_slot(m), lane.batches[static_cast<std::size_t>(m)],
                                  lane.inputs[lane.index(m)], gradient_scale);
         if (lane.activations_in) lane.activations_in->release(m);  // the Stage keeps its own copy
-        if (lane.stage().range().has_head) {
-          result.loss_sum += lane.stage().loss_sum(lane.stage_slot(m));
-          result.num_targets += num_targets(lane.batches[static_cast<std::size_t>(m)]);
-        }
         break;
       case Action::send_activation:
         if (lane.activations_out) lane.activations_out->send(m, lane.outputs[lane.index(m)]);
@@ -235,8 +225,22 @@ struct PipelineExecutor::Implementation {
     to.output_gradients[to.index(m)] = target;
   }
 
-  PipelineResult run_step(const BatchSource& source, float gradient_scale) {
+  // Adds what the lanes' stages have seen since this was last called; several slots may share one.
+  void take_loss_totals() {
+    for (Lane& lane : lanes) {
+      const LossTotals totals = lane.stage().take_loss_totals();
+      result.loss_sum += totals.sum;
+      result.num_targets += totals.num_targets;
+    }
+  }
+
+  void begin_result() {
+    take_loss_totals();  // of a step that was given up
     result = {};
+  }
+
+  PipelineResult run_step(const BatchSource& source, float gradient_scale) {
+    begin_result();
     for (Lane& lane : lanes) {
       fetch(lane, source, num_micro_batches);
       if (lane.activations_in) lane.activations_in->begin(lane.shapes);
@@ -247,11 +251,12 @@ struct PipelineExecutor::Implementation {
       if (lane.activations_out) timed([&] { lane.activations_out->finish(); });
       if (lane.gradients_out) timed([&] { lane.gradients_out->finish(); });
     }
+    take_loss_totals();
     return result;
   }
 
   PipelineResult evaluate(const BatchSource& source, int count) {
-    result = {};
+    begin_result();
     for (Lane& lane : lanes) {
       fetch(lane, source, count);
       if (lane.activations_in) lane.activations_in->begin(lane.shapes);
@@ -259,6 +264,7 @@ struct PipelineExecutor::Implementation {
     for (int m = 0; m < count; ++m) {
       for (Lane& lane : lanes) evaluate(lane, m);
     }
+    take_loss_totals();
     return result;
   }
 
@@ -272,10 +278,6 @@ struct PipelineExecutor::Implementation {
       // The stage's output is valid until its next pass only.
       lane.activations_out->send(m, lane.outputs[0]);
       timed([&] { lane.activations_out->reclaim(m); });
-    }
-    if (lane.stage().range().has_head) {
-      result.loss_sum += lane.stage().loss_sum(0);
-      result.num_targets += num_targets(lane.batches[static_cast<std::size_t>(m)]);
     }
   }
 

@@ -27,8 +27,9 @@ class StageTest : public ::testing::TestWithParam<bool> {
     return stage;
   }
   static double loss(Stage& stage, const MicroBatch& batch) {
+    stage.take_loss_totals();  // of what ran before
     stage.evaluate(batch, {});
-    return stage.loss_sum(0);
+    return stage.take_loss_totals().sum;
   }
 
   std::unique_ptr<Device> device_;
@@ -108,10 +109,10 @@ TEST_P(StageTest, MicroBatchesAddUpToTheWholeBatch) {
   double loss_sum = 0.0;
   for (std::int64_t m = 0; m < kRows; ++m) {
     parts->forward(m, data.rows(m, 1), {}, 1.0f);
-    loss_sum += parts->loss_sum(m);
+    loss_sum += parts->take_loss_totals().sum;
   }
   for (std::int64_t m = 0; m < kRows; ++m) parts->backward(m, data.rows(m, 1), {}, nullptr);
-  EXPECT_NEAR(loss_sum, whole->loss_sum(0), 1e-4);
+  EXPECT_NEAR(loss_sum, whole->take_loss_totals().sum, 1e-4);
   for (std::int64_t i = 0; i < whole->parameters().size(); ++i) {
     const auto expected = values_of(whole->parameters()[i].gradient);
     const auto actual = values_of(parts->parameters()[i].gradient);
@@ -200,6 +201,8 @@ TEST(StageSplitTest, StagesInARowEqualOneStage) {
   whole.forward(0, data.batch(), {}, 1.0f);
   whole.backward(0, data.batch(), {}, nullptr);
 
+  const double loss_sum = whole.take_loss_totals().sum;
+
   for (const std::int64_t num_stages : {2, 3}) {
     std::vector<std::unique_ptr<Stage>> stages;
     Tensor hidden;
@@ -209,7 +212,7 @@ TEST(StageSplitTest, StagesInARowEqualOneStage) {
       stages.back()->initialize(7);
       hidden = stages.back()->forward(0, data.batch(), hidden, 1.0f);
     }
-    EXPECT_EQ(stages.back()->loss_sum(0), whole.loss_sum(0));
+    EXPECT_EQ(stages.back()->take_loss_totals().sum, loss_sum);
     Tensor gradient;
     for (std::int64_t s = num_stages; s-- > 0;) {
       gradient = stages[s]->backward(0, data.batch(), gradient, nullptr);

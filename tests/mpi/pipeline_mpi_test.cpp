@@ -99,7 +99,7 @@ struct Reference {
       for (int m = 0; m < kMicroBatches; ++m) {
         const MicroBatch batch = rows(step, replica, m);
         stage->forward(0, batch, {}, scale);
-        loss += stage->loss_sum(0);
+        loss += stage->take_loss_totals().sum;
         stage->backward(0, batch, {}, nullptr);
       }
     }

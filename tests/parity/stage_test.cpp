@@ -84,7 +84,7 @@ TEST_P(StageParity, LossAndGradients) {
   double loss = 0.0;
   const auto forward = [&](std::int64_t i, std::int64_t slot) {
     stage.forward(slot, batches[i].micro_batch(), {}, scale);
-    loss += stage.loss_sum(slot);
+    loss += stage.take_loss_totals().sum;
   };
   if (way.all_forward_first) {
     for (std::int64_t i = 0; i < num_batches; ++i) forward(i, i);
@@ -136,7 +136,8 @@ TEST_P(ModelParity, EvaluationGivesEveryTokensLoss) {
     load_weights(golden, stage.parameters());
     const DeviceBatch batch(*device, golden.batch, 0, golden.batch.rows);
     stage.evaluate(batch.micro_batch(), {});
-    EXPECT_NEAR(stage.loss_sum(0) / golden.num_targets, golden.loss, kLossTolerance * golden.loss);
+    EXPECT_NEAR(stage.take_loss_totals().sum / golden.num_targets, golden.loss,
+                kLossTolerance * golden.loss);
     const std::vector<float> expected = token_losses(golden);
     const std::vector<float> actual = to_vector(stage.token_losses());
     ASSERT_EQ(actual.size(), expected.size());
@@ -218,7 +219,7 @@ TEST_P(PipelineParity, StagesByThemselves) {
       passed = stage->forward(0, batch.micro_batch(), passed,
                               1.0f / static_cast<float>(golden.num_targets));
     }
-    EXPECT_NEAR(stages.back()->loss_sum(0) / golden.num_targets, golden.loss,
+    EXPECT_NEAR(stages.back()->take_loss_totals().sum / golden.num_targets, golden.loss,
                 kLossTolerance * golden.loss);
     for (std::int64_t i = num_stages - 1; i >= 0; --i) {
       passed = stages[i]->backward(0, batch.micro_batch(), passed, nullptr);

@@ -23,7 +23,7 @@ double accumulate_gradients(Stage& stage, const GoldenBatch& batch, bool row_by_
     const DeviceBatch part(stage.parameters().device(), batch, begin, rows);
     stage.forward(0, part.micro_batch(), {}, static_cast<float>(1.0 / num_targets));
     stage.backward(0, part.micro_batch(), {}, nullptr);
-    loss += stage.loss_sum(0);
+    loss += stage.take_loss_totals().sum;
   }
   return loss / num_targets;
 }

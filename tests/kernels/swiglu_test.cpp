@@ -12,7 +12,7 @@ struct Sizes {
   std::int64_t rows;
   std::int64_t size;
 };
-constexpr Sizes kSizes[] = {{1, 1}, {3, 17}, {17, 3}, {2, 1000}};
+constexpr Sizes kSizes[] = {{1, 1}, {3, 17}, {17, 3}, {5, 24}, {2, 1000}};
 
 Reference reference_forward(const Reference& gate_up, Sizes sizes) {
   Reference activation(static_cast<std::size_t>(sizes.rows * sizes.size));
@@ -32,22 +32,25 @@ TEST_P(SwigluTest, ForwardMatchesTheFormula) {
   for (const Sizes sizes : kSizes) {
     for (const float limit : {1.0f, 40.0f}) {
       const Values gate_up = test::random_values(sizes.rows * 2 * sizes.size, 1, limit);
-      const Tensor activation = zeros({sizes.rows, sizes.size});
-      swiglu_forward(tensor({sizes.rows, 2 * sizes.size}, gate_up), activation);
-      test::expect_close(values(activation), reference_forward(test::widen(gate_up), sizes), 1e-6,
-                         "activation");
+      const Reference expected = reference_forward(test::widen(as_held(gate_up)), sizes);
+      const Tensor activation = poisoned_activations({sizes.rows, sizes.size});
+      swiglu_forward(activations({sizes.rows, 2 * sizes.size}, gate_up), activation);
+      test::expect_close(values(activation), expected, tolerance(1e-6), "activation");
+      const Tensor shifted = poisoned_activations({sizes.rows, sizes.size});
+      swiglu_forward(shifted_activations({sizes.rows, 2 * sizes.size}, gate_up), shifted);
+      EXPECT_TRUE(test::same_bits(values(shifted), values(activation)));
     }
   }
 }
 
 TEST_P(SwigluTest, BackwardMatchesFiniteDifferences) {
-  for (const Sizes sizes : {Sizes{1, 1}, Sizes{3, 17}, Sizes{17, 3}}) {
-    const Values gate_up = test::random_values(sizes.rows * 2 * sizes.size, 2, 4.0f);
-    const Values dactivation = test::random_values(sizes.rows * sizes.size, 3);
-    const Tensor tg = tensor({sizes.rows, 2 * sizes.size}, gate_up);
-    const Tensor dgate_up = zeros({sizes.rows, 2 * sizes.size});
-    const Tensor activation = zeros({sizes.rows, sizes.size});
-    swiglu_backward(tg, tensor({sizes.rows, sizes.size}, dactivation), dgate_up, activation);
+  for (const Sizes sizes : {Sizes{1, 1}, Sizes{3, 17}, Sizes{17, 3}, Sizes{2, 16}}) {
+    const Values gate_up = as_held(test::random_values(sizes.rows * 2 * sizes.size, 2, 4.0f));
+    const Values dactivation = as_held(test::random_values(sizes.rows * sizes.size, 3));
+    const Tensor tg = activations({sizes.rows, 2 * sizes.size}, gate_up);
+    const Tensor dgate_up = poisoned_activations({sizes.rows, 2 * sizes.size});
+    const Tensor activation = poisoned_activations({sizes.rows, sizes.size});
+    swiglu_backward(tg, activations({sizes.rows, sizes.size}, dactivation), dgate_up, activation);
     const Reference expected = test::central_differences(
         [&](const Reference& at) {
           const Reference y = reference_forward(at, sizes);
@@ -56,9 +59,9 @@ TEST_P(SwigluTest, BackwardMatchesFiniteDifferences) {
           return sum;
         },
         test::widen(gate_up));
-    test::expect_close(values(dgate_up), expected, 1e-6, "dgate_up");
-    test::expect_close(values(activation), reference_forward(test::widen(gate_up), sizes), 1e-6,
-                       "activation");
+    test::expect_close(values(dgate_up), expected, tolerance(1e-6), "dgate_up");
+    test::expect_close(values(activation), reference_forward(test::widen(gate_up), sizes),
+                       tolerance(1e-6), "activation");
   }
 }
 
@@ -66,12 +69,12 @@ TEST_P(SwigluTest, BackwardInPlaceGivesTheSame) {
   for (const Sizes sizes : kSizes) {
     const Values gate_up = test::random_values(sizes.rows * 2 * sizes.size, 4, 4.0f);
     const Values dactivation = test::random_values(sizes.rows * sizes.size, 5);
-    const Tensor tg = tensor({sizes.rows, 2 * sizes.size}, gate_up);
-    const Tensor td = tensor({sizes.rows, sizes.size}, dactivation);
-    const Tensor dgate_up = zeros({sizes.rows, 2 * sizes.size});
-    const Tensor activation = zeros({sizes.rows, sizes.size});
+    const Tensor tg = activations({sizes.rows, 2 * sizes.size}, gate_up);
+    const Tensor td = activations({sizes.rows, sizes.size}, dactivation);
+    const Tensor dgate_up = poisoned_activations({sizes.rows, 2 * sizes.size});
+    const Tensor activation = poisoned_activations({sizes.rows, sizes.size});
     swiglu_backward(tg, td, dgate_up, activation);
-    const Tensor without = zeros({sizes.rows, 2 * sizes.size});
+    const Tensor without = poisoned_activations({sizes.rows, 2 * sizes.size});
     swiglu_backward(tg, td, without, Tensor());
     EXPECT_TRUE(test::same_bits(values(without), values(dgate_up)));
     swiglu_backward(tg, td, tg, td);
@@ -83,18 +86,18 @@ TEST_P(SwigluTest, BackwardInPlaceGivesTheSame) {
 TEST_P(SwigluTest, LetsNanThrough) {
   Values gate_up = test::random_values(2 * 40, 6);
   gate_up[7] = std::nanf("");
-  const Tensor activation = zeros({1, 40});
-  swiglu_forward(tensor({1, 80}, gate_up), activation);
+  const Tensor activation = activations({1, 40}, Values(40));
+  swiglu_forward(activations({1, 80}, gate_up), activation);
   const Values result = values(activation);
   for (std::size_t i = 0; i < result.size(); ++i) EXPECT_EQ(std::isnan(result[i]), i == 7);
 }
 
 TEST_P(SwigluTest, DoesNotDependOnTheNumberOfThreads) {
-  const Sizes sizes = {101, 333};
+  const Sizes sizes = on_cpu() ? Sizes{101, 333} : Sizes{11, 33};
   expect_same_for_any_threads([&] {
-    const Tensor gate_up = tensor({sizes.rows, 2 * sizes.size},
-                                  test::random_values(sizes.rows * 2 * sizes.size, 7, 5.0f));
-    const Tensor activation = zeros({sizes.rows, sizes.size});
+    const Tensor gate_up = activations({sizes.rows, 2 * sizes.size},
+                                       test::random_values(sizes.rows * 2 * sizes.size, 7, 5.0f));
+    const Tensor activation = poisoned_activations({sizes.rows, sizes.size});
     swiglu_forward(gate_up, activation);
     swiglu_backward(gate_up, activation, gate_up, Tensor());
     Values all = values(activation);

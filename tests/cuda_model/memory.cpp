@@ -118,6 +118,17 @@ cudaError_t set_async(void* address, int value, std::size_t bytes, cudaStream_t 
   return submit(stream, [address, value, bytes] { std::memset(address, value, bytes); });
 }
 
+cudaError_t set_rows_async(void* address, std::size_t pitch, int value, std::size_t width,
+                           std::size_t height, cudaStream_t stream) {
+  if (width == 0 || height == 0) return cudaSuccess;
+  if (width > pitch) return cudaErrorInvalidPitchValue;
+  if (!fits(address, pitch * (height - 1) + width, true, true)) return cudaErrorInvalidValue;
+  return submit(stream, [=] {
+    for (std::size_t row = 0; row < height; ++row)
+      std::memset(static_cast<unsigned char*>(address) + row * pitch, value, width);
+  });
+}
+
 }  // namespace
 
 void set_memory_limit(std::size_t bytes) {
@@ -264,6 +275,11 @@ cudaError_t cudaMemset(void* address, int value, std::size_t bytes) {
 
 cudaError_t cudaMemsetAsync(void* address, int value, std::size_t bytes, cudaStream_t stream) {
   return call([&] { return set_async(address, value, bytes, stream); });
+}
+
+cudaError_t cudaMemset2DAsync(void* address, std::size_t pitch, int value, std::size_t width,
+                              std::size_t height, cudaStream_t stream) {
+  return call([&] { return set_rows_async(address, pitch, value, width, height, stream); });
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,

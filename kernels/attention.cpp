@@ -158,4 +158,12 @@ void attention_decode(const AttentionShape& shape, const Tensor& qkv, std::int64
           threads_for(device, (past + shape.sequence_length) * shape.kv_size()));
 }
 
+std::string attention_implementation(Device& device, const AttentionShape& shape,
+                                     [[maybe_unused]] DType activations,
+                                     [[maybe_unused]] bool documents) {
+  require_valid("attention_implementation", shape);
+  CHASKI_CUDA_OP(device, attention_implementation(device, shape, activations, documents));
+  return "tiles";
+}
+
 }  // namespace chaski

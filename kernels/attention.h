@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "kernels/tensor.h"
 
 namespace chaski {
@@ -43,5 +45,11 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
 // [capacity, kv_size] first; then each attends to all up to itself.
 void attention_decode(const AttentionShape& shape, const Tensor& qkv, std::int64_t past,
                       const Tensor& key_cache, const Tensor& value_cache, const Tensor& out);
+
+// What runs the forward and the backward pass of such activations on a device, in a few words for
+// logs: "cuDNN 9.19.0", or "tiles" (our own kernels) with the reason where a GPU runs them. On a
+// GPU the answer for a shape never changes; making it may take seconds the first time.
+std::string attention_implementation(Device& device, const AttentionShape& shape, DType activations,
+                                     bool documents);
 
 }  // namespace chaski

@@ -276,10 +276,9 @@ void run_backward(Device& device, const AttentionOperands<T>& operands, const Sa
 
 }  // namespace
 
-void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
-                        const Tensor& out, const Tensor& log_sum_exp, const Tensor& dout,
-                        const Tensor& dqkv) {
-  if (shape.num_tokens() == 0) return;
+void tiled_attention_backward(const AttentionShape& shape, const Tensor& qkv,
+                              const Tensor& positions, const Tensor& out, const Tensor& log_sum_exp,
+                              const Tensor& dout, const Tensor& dqkv) {
   Device& device = qkv.device();
   Workspace::Frame frame(device);
   const std::int64_t rows = shape.num_tokens() * shape.num_heads;

@@ -1,10 +1,15 @@
 #pragma once
 
+#include <string>
+
 #include "kernels/attention.h"
 
 namespace chaski::cuda {
 
-// The contracts of kernels/attention.h; the operands have been checked.
+// The contracts of kernels/attention.h; the operands have been checked. Forward and backward are
+// cuDNN's where it takes such operands, else the tiled kernels.
+std::string attention_implementation(Device& device, const AttentionShape& shape, DType activations,
+                                     bool documents);
 void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
                        const Tensor& out, const Tensor& log_sum_exp);
 void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
@@ -12,5 +17,12 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
                         const Tensor& dqkv);
 void attention_decode(const AttentionShape& shape, const Tensor& qkv, std::int64_t past,
                       const Tensor& key_cache, const Tensor& value_cache, const Tensor& out);
+
+// Always by the tiled kernels. There is at least one token.
+void tiled_attention_forward(const AttentionShape& shape, const Tensor& qkv,
+                             const Tensor& positions, const Tensor& out, const Tensor& log_sum_exp);
+void tiled_attention_backward(const AttentionShape& shape, const Tensor& qkv,
+                              const Tensor& positions, const Tensor& out, const Tensor& log_sum_exp,
+                              const Tensor& dout, const Tensor& dqkv);
 
 }  // namespace chaski::cuda

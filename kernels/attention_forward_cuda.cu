@@ -169,9 +169,9 @@ void run_attention_forward(Device& device, const AttentionOperands<T>& operands,
 template void run_attention_forward(Device&, const AttentionOperands<float>&, float*, float*);
 template void run_attention_forward(Device&, const AttentionOperands<bf16>&, bf16*, float*);
 
-void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
-                       const Tensor& out, const Tensor& log_sum_exp) {
-  if (shape.num_tokens() == 0) return;
+void tiled_attention_forward(const AttentionShape& shape, const Tensor& qkv,
+                             const Tensor& positions, const Tensor& out,
+                             const Tensor& log_sum_exp) {
   with_element_type("attention_forward", qkv, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     run_attention_forward(qkv.device(), fused_operands<T>(shape, qkv, positions), elements<T>(out),

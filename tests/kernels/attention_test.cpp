@@ -304,6 +304,18 @@ TEST_P(AttentionTest, AllocatesOnlyInTheFirstCall) {
   EXPECT_EQ(device().num_allocations(), allocations);
 }
 
+TEST_P(AttentionTest, TellsWhatRuns) {
+  const AttentionShape shape = {1, 128, 2, 1, 64};
+  const DType type = GetParam().activations;
+  const std::string without = attention_implementation(device(), shape, type, false);
+  EXPECT_EQ(attention_implementation(device(), shape, type, false), without);
+  if (!in_bf16()) {
+    EXPECT_EQ(without.rfind("tiles", 0), 0) << without;
+  }
+  const std::string with_documents = attention_implementation(device(), shape, type, true);
+  EXPECT_EQ(with_documents.rfind("tiles", 0), 0) << with_documents;
+}
+
 TEST_P(AttentionTest, RefusesWhatDoesNotFit) {
   const AttentionShape shape = {1, 4, 2, 1, 8};
   const Tensor qkv = zeros({4, shape.qkv_size()});

@@ -42,8 +42,8 @@ struct SquareRow {
   const bf16* address;
 };
 struct Fragments {
-  unsigned a[4];
-  unsigned b[2];
+  float a[4][2];
+  float b[2][2];
 };
 
 inline void load_squares(unsigned (&squares)[4], const bf16* row, bool transposed = false) {
@@ -73,14 +73,20 @@ inline float half_of(unsigned packed, int half) {
 
 inline void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b_upper,
                          unsigned b_lower) {
+  Fragments own;
+  for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < 4; ++i) own.a[i][half] = half_of(a[i], half);
+    own.b[0][half] = half_of(b_upper, half);
+    own.b[1][half] = half_of(b_lower, half);
+  }
+  WarpExchange<Fragments> lanes(own);
   const int lane = cuda_model::lane();
-  WarpExchange<Fragments> lanes({{a[0], a[1], a[2], a[3]}, {b_upper, b_lower}});
-  for (int i = 0; i < 4; ++i) {
-    const int column = lane % 4 * 2 + i % 2;
-    for (int k = 0; k < 16; ++k) {
-      const Fragments& of_row = lanes.of(lane / 4 * 4 + k % 8 / 2);
-      const Fragments& of_column = lanes.of(column * 4 + k % 8 / 2);
-      sum[i] += half_of(of_row.a[k / 8 * 2 + i / 2], k % 2) * half_of(of_column.b[k / 8], k % 2);
+  for (int pair = 0; pair < 4; ++pair) {
+    const Fragments& row = lanes.of(lane / 4 * 4 + pair);
+    for (int i = 0; i < 4; ++i) {
+      const Fragments& column = lanes.of((lane % 4 * 2 + i % 2) * 4 + pair);
+      for (int k = 0; k < 4; ++k)
+        sum[i] += row.a[k / 2 * 2 + i / 2][k % 2] * column.b[k / 2][k % 2];
     }
   }
   lanes.done();

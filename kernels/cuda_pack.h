@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_launch.h"
@@ -23,10 +25,15 @@ struct Pack {
     for (int i = 0; i < kWidth; ++i) pack.at[i] = to_float(stored.at[i]);
     return pack;
   }
+  // By __stwb, an ordinary store: nvcc takes the assignment of a struct apart and puts the parts
+  // together again only sometimes.
   __device__ void store(T* to) const {
     Stored stored;
     for (int i = 0; i < kWidth; ++i) stored.at[i] = from_float<T>(at[i]);
-    *reinterpret_cast<Stored*>(to) = stored;
+    constexpr int kWords = sizeof(Stored) / sizeof(Word);
+    Word words[kWords];
+    memcpy(words, &stored, sizeof(Stored));
+    for (int i = 0; i < kWords; ++i) __stwb(reinterpret_cast<Word*>(to) + i, words[i]);
   }
   // What is left of the numbers once they are T.
   __device__ void round() {
@@ -37,6 +44,10 @@ struct Pack {
   struct alignas(kAlignment) Stored {
     T at[kWidth];
   };
+  using Word = std::conditional_t<
+      kAlignment == 16, uint4,
+      std::conditional_t<kAlignment == 8, uint2,
+                         std::conditional_t<kAlignment == 4, unsigned, unsigned short>>>;
 };
 
 // Whether packs of kWidth may begin at all of these. Null pointers do not count.

@@ -44,7 +44,8 @@ __device__ bool occurs_before(const std::int32_t* tokens, std::int64_t token, st
 }
 
 // Lists the tokens from `begin` on, at most kTile, whose id is `id`, in order, as offsets from
-// `begin`; returns their number. Barriers stand where it begins and where it ends.
+// `begin`; returns their number. Its first barrier stands before it writes to the list, whose last
+// readers have come there then, its last one where it ends.
 __device__ int list_tile(const std::int32_t* tokens, std::int64_t begin, std::int64_t num_tokens,
                          std::int32_t id, int* list) {
   __shared__ int counts[kWarps];
@@ -58,7 +59,6 @@ __device__ int list_tile(const std::int32_t* tokens, std::int64_t begin, std::in
     found[round] = __ballot_sync(kFullWarp, t < num_tokens && tokens[t] == id);
     count += __popc(found[round]);
   }
-  __syncthreads();
   if (lane == 0) counts[warp] = count;
   __syncthreads();
   int place = 0;

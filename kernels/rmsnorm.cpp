@@ -29,6 +29,12 @@ void forward(const char* op, const Tensor& residual, const Tensor& delta, const 
                inverse_rms.f32(), rows, hidden, threads_for(device, rows * hidden));
 }
 
+// Partial sums of dweight, of one row each.
+std::int64_t num_partial_sums(const Device& device, std::int64_t rows) {
+  CHASKI_CUDA_OP(device, rmsnorm_partial_sums(rows));
+  return (rows + kRmsnormBlockRows - 1) / kRmsnormBlockRows;
+}
+
 }  // namespace
 
 void rmsnorm_forward(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& y,
@@ -76,11 +82,16 @@ void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inver
   CHASKI_CUDA_OP(device, rmsnorm_backward(x, weight, inverse_rms, dy, dx, dweight));
   const RmsnormKernels& cpu = CHASKI_CPU_KERNELS(rmsnorm_kernels);
   Workspace::Frame frame(device);
-  const std::int64_t num_blocks = (rows + kRmsnormBlockRows - 1) / kRmsnormBlockRows;
+  const std::int64_t num_blocks = num_partial_sums(device, rows);
   const Tensor blocks = dweight ? frame.f32({num_blocks, hidden}) : Tensor();
   cpu.backward(x.f32(), weight.f32(), inverse_rms.f32(), dy.f32(), dx.f32(), blocks.f32(), rows,
                hidden, threads_for(device, rows * hidden));
   if (dweight) cpu.add_blocks(blocks.f32(), num_blocks, hidden, dweight.f32());
+}
+
+std::int64_t rmsnorm_backward_workspace_bytes(const Device& device, std::int64_t rows,
+                                              std::int64_t hidden) {
+  return num_partial_sums(device, rows) * hidden * static_cast<std::int64_t>(sizeof(float));
 }
 
 }  // namespace chaski

@@ -10,7 +10,7 @@
 #include "kernels/dispatch.h"
 #include "kernels/elementwise_cpu.h"
 #include "kernels/matmul.h"
-#include "kernels/rmsnorm_cpu.h"
+#include "kernels/rmsnorm.h"
 
 namespace chaski {
 namespace {
@@ -74,7 +74,7 @@ class WorkspacePlan {
                     linear(LinearPass::backward_weight, in, out));
   }
   std::int64_t norm_backward() const {
-    return floats(divide_up(tokens_, kRmsnormBlockRows) * config_.hidden_size);
+    return charged_bytes(rmsnorm_backward_workspace_bytes(device_, tokens_, config_.hidden_size));
   }
 
   template <typename Kernel>
@@ -129,8 +129,13 @@ class WorkspacePlan {
           linear_workspace_bytes(device_, pass, count, config_.hidden_size, config_.vocab_size));
     };
     if (!options_.training) return product(LinearPass::forward);
-    return std::max({product(LinearPass::forward), product(LinearPass::backward_input),
-                     product(LinearPass::backward_weight)});
+    // The logits' gradient lies over them where they have one type.
+    const DType type = types_of(options_.precision).compute;
+    const std::int64_t gradient =
+        type == DType::f32 ? 0 : bytes_of(type, count * config_.vocab_size);
+    return std::max(product(LinearPass::forward),
+                    gradient + std::max(product(LinearPass::backward_input),
+                                        product(LinearPass::backward_weight)));
   }
 
   std::int64_t head() const {

@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(BackwardTiles<T, kColumns>::kThreads)
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     for (int first_query = first_key / Tiles::kOthers * Tiles::kOthers;
          first_query < operands.num_queries; first_query += Tiles::kOthers) {
-      __syncthreads();  // the tiles of the last round have been read
       const bool sees = statistics.load(operands, saved, sequence, head, first_query, last_key);
+      // This barrier too: all threads have read the last round's tiles.
       if (!__syncthreads_or(sees)) continue;
       const int num_queries = min(Tiles::kOthers, operands.num_queries - first_query);
       load_tile(operands.queries + operands.query_offset(sequence, head, first_query),

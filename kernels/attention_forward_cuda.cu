@@ -143,8 +143,8 @@ __global__ void __launch_bounds__(ForwardTiles<T, kColumns>::kThreads)
       log_sum_exp[operands.statistic_offset(sequence, head, first_query + row)] =
           rows[half].maximum + logf(total);
   }
-  // The queries are needed no more: their tile takes the results, each warp its own rows.
-  __syncthreads();
+  // The queries are needed no more: their tile takes the results, each warp in the rows that only
+  // it has read.
   sums.store(1.0f, queries + warp_row * kStride, kStride);
   __syncthreads();
   store_tile(queries, kColumns, out + operands.out_offset(sequence, head, first_query),

@@ -98,9 +98,9 @@ nlohmann::json run(const BenchGemmOptions& options) {
   std::vector<BenchSeries> series;
   for (const StepGemm& gemm : gemms) series.push_back(series_of(gemm, operands));
 
-  const double before = measure_gemm_ceiling(*device, options.effort.seconds);
+  const double before = measure_gemm_ceiling(*device, DType::f32, options.effort.seconds);
   measure(series, options.effort);
-  const double after = measure_gemm_ceiling(*device, options.effort.seconds);
+  const double after = measure_gemm_ceiling(*device, DType::f32, options.effort.seconds);
   nlohmann::json report = report_of(gemms, series, std::max(before, after));
   report["benchmark"] = "gemm";
   report["preset"] = options.model.preset;

@@ -78,9 +78,9 @@ nlohmann::json run(const BenchOpsOptions& options) {
                       }});
   }
   for (BenchSeries& one : bandwidth.series()) series.push_back(std::move(one));
-  const double gemm_before = measure_gemm_ceiling(*device, options.effort.seconds);
+  const double gemm_before = measure_gemm_ceiling(*device, DType::f32, options.effort.seconds);
   measure(series, options.effort, [&] { operands.refill(); });
-  const double gemm_after = measure_gemm_ceiling(*device, options.effort.seconds);
+  const double gemm_after = measure_gemm_ceiling(*device, DType::f32, options.effort.seconds);
 
   const MemoryBandwidth::Rates memory = bandwidth.rates(series);
   const double gemm = std::max(gemm_before, gemm_after);

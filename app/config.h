@@ -122,13 +122,14 @@ struct LogConfig {
 };
 
 enum class BackendChoice { automatic, cpu, cuda };
-enum class PrecisionChoice { automatic, fp32 };
+enum class PrecisionChoice { automatic, fp32, tf32, bf16, bf16_pure };
 
 inline constexpr std::int64_t kTokensPerPass = 512;
 
 struct DeviceConfig {
   BackendChoice backend = BackendChoice::automatic;
   PrecisionChoice precision = PrecisionChoice::automatic;
+  bool stochastic_rounding = false;
   ActivationPolicy activations = ActivationPolicy::exact;
   std::int64_t tokens_per_pass = kTokensPerPass;
 

@@ -99,10 +99,12 @@ void check_fault(const FaultConfig& fault) {
       "checkpoint");
 }
 
+// What the machine has is another matter (choose_device).
 void check_device(const DeviceConfig& device) {
-  if (device.backend != BackendChoice::cuda) return;
-  fail("device.backend is \"cuda\" but this program is built without CUDA",
-       "leave it out, or set \"cpu\"");
+  if (device.stochastic_rounding && device.precision != PrecisionChoice::bf16_pure) {
+    fail("device.stochastic_rounding is true but device.precision is not \"bf16-pure\"",
+         "only weights that are kept in bf16 are rounded");
+  }
 }
 
 }  // namespace

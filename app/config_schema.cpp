@@ -384,10 +384,17 @@ std::vector<ConfigKey> device_keys() {
        .synonyms = {"device", "type", "name", "accelerator"}},
       {.name = "precision",
        .field = field<&TrainConfig::device, &DeviceConfig::precision>,
-       .documentation = "type of weights, activations, gradients and moments; auto: fp32 on the "
-                        "CPU",
-       .choices = {"auto", "fp32"},
+       .documentation = "numbers to compute with. fp32: in all tensors; tf32: the same, with fp32 "
+                        "matrices multiplied as TF32; bf16: activations and the weights that ops "
+                        "read, over fp32 master weights, gradients and moments; bf16-pure: all of "
+                        "these in bf16. auto: bf16 on a GPU, fp32 on the CPU, which has no other",
+       .choices = {"auto", "fp32", "tf32", "bf16", "bf16-pure"},
        .synonyms = {"dtype", "mixed_precision", "bf16", "fp16", "compute_dtype"}},
+      {.name = "stochastic_rounding",
+       .field = field<&TrainConfig::device, &DeviceConfig::stochastic_rounding>,
+       .documentation = "with bf16-pure: round updated weights and moments up or down at random, "
+                        "the nearer the likelier, so that small updates count on average",
+       .synonyms = {"sr", "rounding"}},
       {.name = "activations",
        .field = field<&TrainConfig::device, &DeviceConfig::activations>,
        .documentation = "kept from the forward for the backward pass: exact, all that is not "

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "app/config.h"
+#include "app/device_choice.h"
 #include "app/evaluation.h"
 #include "app/input_files.h"
 #include "app/job.h"
@@ -25,6 +26,7 @@ struct EvalArguments {
   std::int64_t micro_batch = 8;
   std::int64_t max_tokens = 0;
   int threads = 0;
+  std::string device = "auto";
   bool json = false;
 };
 
@@ -112,7 +114,8 @@ void run_eval(const EvalArguments& arguments) {
   const CheckpointReader checkpoint(arguments.checkpoint, Verification::sizes);
   const auto stream = open_stream(arguments);
   check_fits(checkpoint, *stream);
-  const auto device = Device::create_cpu(threads_for_process(communicator, arguments.threads));
+  const int threads = threads_for_process(communicator, arguments.threads);
+  const auto device = device_named(arguments.device, communicator).create(threads);
   StageOptions options;
   options.training = false;
   options.micro_batch = arguments.micro_batch;
@@ -175,6 +178,7 @@ void register_eval_command(CLI::App& app) {
   command->add_option("--threads", arguments->threads, "CPU threads a process; 0: its share")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
+  add_device_option(*command, arguments->device);
   command->add_flag("--json", arguments->json, "One JSON object on standard output");
   command->callback([arguments] { run_eval(*arguments); });
 }

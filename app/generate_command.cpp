@@ -7,11 +7,14 @@
 #include <fstream>
 #include <memory>
 #include <random>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 
+#include "app/device_choice.h"
 #include "app/loaded_model.h"
 #include "data/tokenizer.h"
+#include "kernels/elementwise.h"
 #include "model/decoder.h"
 
 namespace chaski {
@@ -25,6 +28,7 @@ struct GenerateOptions {
   SamplingOptions sampling;
   std::uint64_t seed = 1;
   int threads = 0;
+  std::string device = "auto";
   bool ignore_eos = false;
   bool quiet = false;
 };
@@ -65,11 +69,14 @@ std::int64_t generate(const GenerateOptions& options, Decoder& decoder, Tensor l
                       const std::shared_ptr<const Tokenizer>& tokenizer) {
   std::mt19937_64 generator(options.seed);
   Printer printer(tokenizer);
+  // The tokenizer may have fewer tokens than the model.
+  const auto vocab_size = static_cast<std::size_t>(tokenizer->vocab_size());
+  std::vector<float> row(static_cast<std::size_t>(logits.num_elements()));
   std::int64_t generated = 0;
   while (generated < options.max_tokens) {
-    const std::span<const float> row(logits.f32(),
-                                     static_cast<std::size_t>(tokenizer->vocab_size()));
-    const std::int32_t token = sample_token(row, options.sampling, uniform(generator));
+    copy_to_host(logits, row.data());
+    const std::int32_t token = sample_token(std::span<const float>(row).first(vocab_size),
+                                            options.sampling, uniform(generator));
     ++generated;
     if (token == tokenizer->eos_id() && !options.ignore_eos) break;
     printer.push(token);
@@ -83,7 +90,7 @@ std::int64_t generate(const GenerateOptions& options, Decoder& decoder, Tensor l
 void run_generate(const GenerateOptions& options) {
   options.sampling.validate();
   const std::string prompt = read_prompt(options);
-  const auto device = Device::create_cpu(options.threads);
+  const auto device = device_named(options.device).create(options.threads);
   const CheckpointReader checkpoint(options.checkpoint, Verification::sizes);
   const auto stage = load_model(*device, checkpoint, StageOptions{.training = false});
   const auto tokenizer = tokenizer_of(checkpoint);
@@ -136,6 +143,7 @@ void register_generate_command(CLI::App& app) {
   command->add_option("--seed", options->seed, "Of the sampling")->capture_default_str();
   command->add_option("--threads", options->threads, "CPU threads; 0: all cores")
       ->capture_default_str();
+  add_device_option(*command, options->device);
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on after the end of a document");
   command->add_flag("--quiet", options->quiet, "No speed line on standard error");
   command->callback([options] { run_generate(*options); });

@@ -55,20 +55,24 @@ std::string run_on_root(Communicator& communicator, const std::function<std::str
   return text;
 }
 
-int processes_on_this_host(Communicator& communicator) {
+HostShare share_of_host(Communicator& communicator) {
   const std::string own = host_name();
   std::string names;
   for (const std::string& name : communicator.gather(own, 0)) names += name + '\n';
   communicator.broadcast(names, 0);
   std::istringstream lines(names);
-  int count = 0;
-  for (std::string name; std::getline(lines, name);) count += name == own;
-  return std::max(1, count);
+  HostShare share{.processes = 0};
+  int rank = 0;
+  for (std::string name; std::getline(lines, name); ++rank) {
+    share.processes += name == own;
+    share.local_rank += name == own && rank < communicator.rank();
+  }
+  return share;
 }
 
 int threads_for_process(Communicator& communicator, std::int64_t wanted) {
   // All take part in the count, whatever each has been told.
-  const int neighbours = processes_on_this_host(communicator);
+  const int neighbours = share_of_host(communicator).processes;
   if (wanted > 0) return static_cast<int>(wanted);
   if (std::getenv("OMP_NUM_THREADS") != nullptr) return 0;
   const int cores = usable_cores();

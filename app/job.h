@@ -12,8 +12,12 @@ namespace chaski {
 // that an error that only rank 0 can see (a locked directory) ends the whole job in order.
 std::string run_on_root(Communicator& communicator, const std::function<std::string()>& work);
 
-// How many processes of the job run on this process's host, itself included.
-int processes_on_this_host(Communicator& communicator);
+// The processes of the job on this process's host.
+struct HostShare {
+  int processes = 1;   // itself included
+  int local_rank = 0;  // its place among them, by rank
+};
+HostShare share_of_host(Communicator& communicator);
 
 // Threads for this process's ops: `wanted`, or, where that is 0, OMP_NUM_THREADS, or else its share
 // of the host's cores.

@@ -32,6 +32,7 @@ StepEngine::StepEngine(Communicator& communicator, Device& device, const StepEng
   stage_options.micro_batch = passes_.rows;
   stage_options.sequence_length = options.sequence_length;
   stage_options.policy = options.policy;
+  stage_options.precision = options.precision;
   stage_options.micro_batches_in_flight =
       max_in_flight(options.schedule, slot_.stage, options.num_stages, options.micro_batches);
   stage_ = std::make_unique<Stage>(device, options.model,

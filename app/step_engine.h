@@ -30,6 +30,7 @@ struct StepEngineOptions {
   std::int64_t sequence_length = 1;
   std::int64_t tokens_per_pass = kTokensPerPass;
   ActivationPolicy policy = ActivationPolicy::exact;
+  Precision precision = Precision::fp32;
   ScheduleKind schedule = ScheduleKind::one_f_one_b;
   GradientReducerOptions reducer;
   AdamWOptions adamw;

@@ -9,6 +9,7 @@
 
 #include "app/batch_tensors.h"
 #include "app/config.h"
+#include "app/device_choice.h"
 #include "app/evaluation.h"
 #include "app/metrics_log.h"
 #include "app/step_console.h"
@@ -84,6 +85,7 @@ class TrainingRun {
   TrainingOptions options_;
   RunLayout layout_;
   RunFiles files_;
+  DeviceChoice device_choice_;
   StopSignal stop_signal_;
   std::unique_ptr<OutputLock> lock_;
   std::string checkpoint_;  // to begin from; empty: none

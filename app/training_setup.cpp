@@ -68,6 +68,15 @@ void check_tokenizer(const TokenStream& stream, const std::string& expected,
                   stream.files().front()->path(), stream.fingerprint(), whose, expected));
 }
 
+void check_layout_on(Backend backend, const RunLayout& layout) {
+  const std::int64_t processes = layout.num_replicas * layout.num_stages;
+  if (backend == Backend::cpu || processes == 1) return;
+  throw std::invalid_argument(fmt::format(
+      "device.backend is \"cuda\" with {} processes, but one process at a time can use GPUs yet\n"
+      "hint: start one process, or set device.backend = \"cpu\"",
+      processes));
+}
+
 bool has_validation_part(const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
     if (!TokenFile::open(path)->has_part(Part::validation)) return false;
@@ -84,7 +93,9 @@ TrainingRun::TrainingRun(MpiRuntime& runtime, const TrainConfig& config,
       options_(options),
       layout_(resolve_layout(config, communicator_.size())),
       files_(resolve_files(config)),
+      device_choice_(choose_device(config.device, communicator_)),
       schedule_(config.learning_rate_schedule()) {
+  check_layout_on(device_choice_.backend, layout_);
   open_data();
   claim_output();
   create_model();
@@ -151,9 +162,11 @@ void TrainingRun::claim_output() {
 }
 
 void TrainingRun::create_model() {
-  device_ = Device::create_cpu(threads_for_process(communicator_, config_.run.threads));
+  const int threads = threads_for_process(communicator_, config_.run.threads);
+  device_ = device_choice_.create(threads);
   // On a device of its own, which takes its operands away again.
-  gemm_ceiling_ = measure_gemm_ceiling(*Device::create_cpu(device_->num_threads()));
+  gemm_ceiling_ = measure_gemm_ceiling(*device_choice_.create(threads),
+                                       types_of(device_choice_.precision).compute);
   std::array<double, 1> total{gemm_ceiling_};
   communicator_.all_reduce_sum(std::span<double>(total));
   gemm_ceiling_ = total[0];
@@ -165,11 +178,15 @@ void TrainingRun::create_model() {
   options.micro_batches = static_cast<int>(layout_.micro_batches);
   options.micro_batch = config_.parallel.micro_batch;
   options.sequence_length = config_.data.sequence_length;
-  options.tokens_per_pass = config_.device.tokens_per_pass;
+  options.tokens_per_pass =
+      device_choice_.backend == Backend::cpu ? config_.device.tokens_per_pass : 0;
   options.policy = config_.device.activations;
+  options.precision = device_choice_.precision;
   options.schedule = config_.parallel.schedule;
   options.reducer.bucket_bytes = static_cast<std::int64_t>(config_.parallel.bucket_mb * (1 << 20));
   options.adamw = config_.adamw_options();
+  options.adamw.stochastic_rounding = config_.device.stochastic_rounding;
+  options.adamw.seed = static_cast<std::uint64_t>(config_.run.seed);
   options.gradient_clip = config_.optimizer.grad_clip;
   engine_ = std::make_unique<StepEngine>(communicator_, *device_, options);
 
@@ -255,14 +272,16 @@ CheckpointMetadata TrainingRun::metadata(std::int64_t updates) const {
   result.config_toml = to_toml(config_, false);
   result.model = config_.model.llama;
   result.optimizer_name = engine_->optimizer().name();
-  for (const char* what : {"weights", "gradients", "moments", "activations"}) {
-    result.precision[what] = "f32";
-  }
+  const TensorTypes types = types_of(device_choice_.precision);
+  result.precision = {{"weights", name_of(types.weights)},
+                      {"gradients", name_of(types.gradients)},
+                      {"moments", name_of(types.moments)},
+                      {"activations", name_of(types.compute)}};
   result.tokenizer_fingerprint = header.tokenizer_fingerprint;
   result.tokenizer_model = header.tokenizer_model;
   result.versions["chaski"] = program_version();
   result.versions["commit"] = program_commit();
-  result.versions["gemm"] = gemm_library();
+  result.versions["gemm"] = gemm_library(device_choice_.backend);
   result.versions["mpi"] = MpiRuntime::library_version();
   result.replicas = layout_.num_replicas;
   result.stages = layout_.num_stages;
@@ -276,9 +295,7 @@ void TrainingRun::print_start() const {
     fmt::print("{:<12}{}\n", name, value);
   };
   line("chaski", fmt::format("{} ({})", program_version(), program_commit()));
-  line("device",
-       fmt::format("CPU, {} a process, {}, {}", format_number_of(device_->num_threads(), "thread"),
-                   name_of(cpu_isa()), gemm_library()));
+  line("device", describe_device(*device_));
   line("GEMM", fmt::format("{:.0f} GFLOP/s measured, all processes together", gemm_ceiling_));
   line("MPI", communicator_.runtime().description());
   line("layout",
@@ -287,7 +304,7 @@ void TrainingRun::print_start() const {
                    format_number_of(layout_.num_stages, "stage"),
                    format_number_of(layout_.micro_batches, "micro-batch", "micro-batches"),
                    config_.parallel.micro_batch, config_.data.sequence_length));
-  line("precision", "weights, gradients, moments and activations fp32");
+  line("precision", describe_precision(device_choice_));
   line("model",
        fmt::format("{} parameters: {}, hidden {}, FFN {}, heads {}/{} of {}, vocabulary {}{}",
                    format_count(static_cast<double>(model.num_parameters())),

@@ -38,14 +38,18 @@ class AdamW : public Optimizer {
     hyperparameters.beta2 = static_cast<float>(options_.beta2);
     hyperparameters.epsilon = static_cast<float>(options_.epsilon);
     hyperparameters.step = step.step;
+    hyperparameters.stochastic_rounding = options_.stochastic_rounding;
+    hyperparameters.seed = options_.seed;
     hyperparameters.gradient_scale = static_cast<float>(step.gradient_scale);
     for (std::int64_t i = 0; i < parameters_.size(); ++i) {
       const Parameter& parameter = parameters_[i];
       if (!parameter.gradient) continue;
       const bool decays = parameter.kind != ParameterKind::norm;
       hyperparameters.weight_decay = decays ? static_cast<float>(options_.weight_decay) : 0.0f;
+      hyperparameters.stream = static_cast<std::uint32_t>(i);
+      const bool rounded = parameters_.types().has_master_weights();
       adamw_step(hyperparameters, parameter.value, parameter.gradient, first_[i].tensor(),
-                 second_[i].tensor());
+                 second_[i].tensor(), rounded ? parameter.compute : Tensor());
     }
   }
 

@@ -94,7 +94,7 @@ TEST(ConfigErrors, ValuesOutOfRange) {
       {"optimizer.name=sgd", "optimizer.name is \"sgd\" but must be \"adamw\""},
       {"schedule.kind=exponential",
        "schedule.kind is \"exponential\" but must be one of \"constant\", \"linear\""},
-      {"device.precision=bf16", "device.precision is \"bf16\" but must be one of \"auto\""},
+      {"device.precision=fp16", "device.precision is \"fp16\" but must be one of \"auto\""},
   };
   for (const auto& [override_text, message] : cases) {
     expect_begins(error_of_override(override_text), "--set " + override_text + ": " + message);
@@ -119,8 +119,9 @@ TEST(ConfigErrors, ContradictionsNameTheKeysLine) {
                 "--set parallel.pipeline=99: parallel.pipeline is 99 but the model has only");
   expect_begins(error_of_override("fault.tolerate=true"),
                 "--set fault.tolerate=true: fault.tolerate is true but must be false");
-  expect_begins(error_of_override("device.backend=cuda"),
-                "--set device.backend=cuda: device.backend is \"cuda\" but this program is built");
+  expect_begins(error_of_override("device.stochastic_rounding=true"),
+                "--set device.stochastic_rounding=true: device.stochastic_rounding is true but "
+                "device.precision is not \"bf16-pure\"");
   expect_begins(error_of_override("run.name=a/b"), "--set run.name=a/b: run.name is \"a/b\"");
   const std::string heads = error_of_override("model.num_heads=3");
   expect_begins(heads, "--set model.num_heads=3: ");

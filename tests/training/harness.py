@@ -138,9 +138,12 @@ class TrainingCase(unittest.TestCase):
     def losses(self, name):
         return [row["loss"] for row in self.metrics(name)]
 
-    def weights(self, name):
-        """Every tensor of the newest checkpoint with its checksum, optimizer state included."""
-        shown = run([CHASKI, "inspect", self.directory / name, "--json"])
+    def weights(self, name, step=None):
+        """Every tensor of a checkpoint, the newest by default, with its checksum; optimizer state included."""
+        path = self.directory / name
+        if step is not None:
+            path = path / "checkpoints" / f"step-{step:08d}"
+        shown = run([CHASKI, "inspect", path, "--json"])
         return {tensor["name"]: tensor["checksum"] for tensor in json.loads(shown.stdout)["tensors"]}
 
     def wait_for_step(self, process, name, step):

@@ -1,0 +1,127 @@
+#include "app/device_choice.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <stdexcept>
+
+#include "app/human_format.h"
+#include "app/job.h"
+#include "kernels/cpu_isa.h"
+#include "kernels/matmul.h"
+
+namespace chaski {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what, const std::string& hint) {
+  throw std::invalid_argument(what + "\nhint: " + hint);
+}
+
+Backend backend_for(BackendChoice choice, int num_gpus, int processes_on_host) {
+  if (choice == BackendChoice::cpu) return Backend::cpu;
+  if (choice == BackendChoice::automatic) {
+    return num_gpus >= processes_on_host ? Backend::cuda : Backend::cpu;
+  }
+  if (!is_built_with_cuda()) {
+    refuse("device.backend is \"cuda\" but this program is built without CUDA",
+           "leave it out, or set \"cpu\"; `cmake -DCHASKI_CUDA=ON` builds with it");
+  }
+  if (num_gpus == 0) Device::create_cuda(0);  // says why there is none
+  if (num_gpus < processes_on_host) {
+    refuse(fmt::format("device.backend is \"cuda\" but this host has {} GPUs for {} processes",
+                       num_gpus, processes_on_host),
+           "start one process a GPU; CUDA_VISIBLE_DEVICES may hide some");
+  }
+  return Backend::cuda;
+}
+
+Precision precision_for(PrecisionChoice choice, Backend backend) {
+  const bool gpu = backend == Backend::cuda;
+  const char* name = "bf16";
+  switch (choice) {
+    case PrecisionChoice::automatic:
+      return gpu ? Precision::bf16 : Precision::fp32;
+    case PrecisionChoice::fp32:
+      return Precision::fp32;
+    case PrecisionChoice::tf32:
+      if (gpu) return Precision::fp32;
+      name = "tf32";
+      break;
+    case PrecisionChoice::bf16:
+      if (gpu) return Precision::bf16;
+      break;
+    case PrecisionChoice::bf16_pure:
+      if (gpu) return Precision::bf16_pure;
+      name = "bf16-pure";
+      break;
+  }
+  refuse(fmt::format("device.precision is \"{}\" but the CPU computes in fp32", name),
+         "leave it out, or set \"auto\"");
+}
+
+DeviceConfig config_named(const std::string& name) {
+  DeviceConfig config;
+  config.precision = PrecisionChoice::fp32;
+  if (name == "cpu") config.backend = BackendChoice::cpu;
+  if (name == "cuda") config.backend = BackendChoice::cuda;
+  return config;
+}
+
+}  // namespace
+
+std::unique_ptr<Device> DeviceChoice::create(int threads) const {
+  if (backend == Backend::cpu) return Device::create_cpu(threads);
+  std::unique_ptr<Device> device = Device::create_cuda(ordinal);
+  device->allow_tf32(tf32);
+  return device;
+}
+
+DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_rank,
+                           int processes_on_host) {
+  DeviceChoice choice;
+  choice.backend = backend_for(config.backend, num_gpus, processes_on_host);
+  choice.precision = precision_for(config.precision, choice.backend);
+  choice.tf32 = config.precision == PrecisionChoice::tf32;
+  choice.ordinal = choice.backend == Backend::cuda ? local_rank : 0;
+  return choice;
+}
+
+DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator) {
+  const HostShare share = share_of_host(communicator);
+  return choose_device(config, num_cuda_devices(), share.local_rank, share.processes);
+}
+
+std::string describe_device(Device& device) {
+  if (device.backend() == Backend::cpu) {
+    return fmt::format("CPU, {} a process, {}, {}",
+                       format_number_of(device.num_threads(), "thread"), name_of(cpu_isa()),
+                       gemm_library());
+  }
+  return fmt::format("{}, {}", device.describe(), gemm_library(Backend::cuda));
+}
+
+std::string describe_precision(const DeviceChoice& choice) {
+  const TensorTypes types = types_of(choice.precision);
+  if (choice.precision == Precision::fp32) {
+    return fmt::format("weights, gradients, moments and activations fp32{}",
+                       choice.tf32 ? ", multiplied as TF32" : "");
+  }
+  return fmt::format("{} weights {}, gradients {}, moments {}; activations and what ops read {}",
+                     types.has_master_weights() ? "master" : "all", name_of(types.weights),
+                     name_of(types.gradients), name_of(types.moments), name_of(types.compute));
+}
+
+void add_device_option(CLI::App& command, std::string& name) {
+  command.add_option("--device", name, "Where to compute; auto: a GPU where there is one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+}
+
+DeviceChoice device_named(const std::string& name) {
+  return choose_device(config_named(name), num_cuda_devices(), 0, 1);
+}
+
+DeviceChoice device_named(const std::string& name, Communicator& communicator) {
+  return choose_device(config_named(name), communicator);
+}
+
+}  // namespace chaski

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "app/config.h"
+#include "kernels/device.h"
+#include "model/precision.h"
+#include "parallel/communicator.h"
+
+namespace CLI {
+class App;
+}
+
+namespace chaski {
+
+// Where this process computes and in which numbers.
+struct DeviceChoice {
+  Backend backend = Backend::cpu;
+  int ordinal = 0;  // of the GPU
+  Precision precision = Precision::fp32;
+  bool tf32 = false;
+
+  // `threads`: of a CPU device.
+  std::unique_ptr<Device> create(int threads) const;
+};
+
+// What [device] asks for, on a machine with `num_gpus` GPUs, for the `local_rank`th process of its
+// host. backend auto: a GPU where there is one for each process; precision auto: bf16 there, else
+// fp32. Throws std::invalid_argument naming the key, the value and what is allowed: a GPU in a
+// build without CUDA or on a host without one, more processes than GPUs, bf16 on a CPU.
+DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_rank,
+                           int processes_on_host);
+// The same on this host.
+DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator);
+
+// One line each for the console: what computes, and the type of every class of tensors.
+std::string describe_device(Device& device);
+std::string describe_precision(const DeviceChoice& choice);
+
+// What commands without a config use: --device auto, cpu or cuda, in fp32.
+void add_device_option(CLI::App& command, std::string& name);
+DeviceChoice device_named(const std::string& name);
+DeviceChoice device_named(const std::string& name, Communicator& communicator);
+
+}  // namespace chaski

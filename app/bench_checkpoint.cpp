@@ -57,7 +57,8 @@ class CheckpointBenchmark {
   CheckpointBenchmark(Communicator& communicator, const BenchCheckpointOptions& options)
       : options_(options),
         directory_(options.directory),
-        device_(options.training.model.create_device()),
+        device_(
+            options.training.choose_device(communicator).create(options.training.model.threads)),
         training_(communicator, *device_, options.training),
         weights_(training_.engine().stage().parameters()),
         moments_(training_.engine().optimizer().state()),
@@ -237,6 +238,7 @@ void print_table(const nlohmann::json& report) {
 
 void register_bench_checkpoint(CLI::App& bench) {
   auto options = std::make_shared<BenchCheckpointOptions>();
+  options->training.device = "cpu";  // what is compared with reads the tensors in host memory
   CLI::App* command = bench.add_subcommand(
       "checkpoint", "Saving and reading back, beside plain copies and files of as many bytes");
   add_bench_training_options(*command, options->training);

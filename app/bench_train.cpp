@@ -37,8 +37,13 @@ nlohmann::json memory_report(const Device& device) {
 
 nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& options) {
   const BenchTrainingOptions& chosen = options.training;
-  const auto device = chosen.model.create_device();
-  const double before = measure_gemm_ceiling(*chosen.model.create_device());
+  const DeviceChoice choice = chosen.choose_device(communicator);
+  const auto device = choice.create(chosen.model.threads);
+  const auto measure_ceiling = [&] {
+    return measure_gemm_ceiling(*choice.create(chosen.model.threads),
+                                types_of(choice.precision).compute);
+  };
+  const double before = measure_ceiling();
   BenchTraining training(communicator, *device, chosen);
   const LlamaConfig& model = training.model();
 
@@ -54,7 +59,7 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   }
   const std::int64_t peak_memory = peak_resident_bytes();
   // What else the machine did in one of the two half seconds must not make the ceiling lower.
-  const double ceiling = std::max(before, measure_gemm_ceiling(*chosen.model.create_device()));
+  const double ceiling = std::max(before, measure_ceiling());
   const auto [fastest, slowest] = std::minmax_element(seconds.begin(), seconds.end());
   const double rate = static_cast<double>(training.tokens_per_step()) / median(seconds);
   const double gflops = 1e-9 * rate * model.training_flops_per_token(chosen.sequence_length);
@@ -70,7 +75,9 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   report["processes"] = communicator.size();
   report["threads_per_process"] = device->num_threads();
   report["instruction_set"] = name_of(cpu_isa());
-  report["gemm_library"] = gemm_library();
+  report["device"] = describe_device(*device);
+  report["precision"] = name_of(choice.precision);
+  report["gemm_library"] = gemm_library(choice.backend);
   report["steps"] = options.steps;
   report["step_seconds"] = {
       {"median", median(seconds)}, {"fastest", *fastest}, {"slowest", *slowest}};
@@ -81,6 +88,10 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   report["communication_wait_seconds_per_step"] = waited / options.steps;
   report["memory_bytes"] = memory_report(*device);
   report["peak_resident_bytes"] = peak_memory;
+  if (options.profile && choice.backend == Backend::cuda) {
+    throw std::invalid_argument(
+        "--profile times ops on the CPU\nhint: on a GPU take nsys profile, or leave it out");
+  }
   if (options.profile) {
     const Profile profile;
     ProfiledSteps profiled{model, training.engine().rows_per_pass() * chosen.sequence_length,
@@ -100,6 +111,8 @@ void print_table(const nlohmann::json& report) {
   };
   line("model", fmt::format("{}, {:.1f} M parameters", report["preset"].get<std::string>(),
                             1e-6 * report["parameters"].get<double>()));
+  line("device",
+       report["device"].get<std::string>() + ", " + report["precision"].get<std::string>());
   line("batch", fmt::format("{} x {} tokens, {} micro-batches, {} processes x {} threads",
                             report["micro_batch"].get<std::int64_t>(),
                             report["sequence_length"].get<std::int64_t>(),

@@ -3,6 +3,9 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <random>
+#include <vector>
+
+#include "kernels/elementwise.h"
 
 namespace chaski {
 namespace {
@@ -17,9 +20,9 @@ Buffer random_tokens(Device& device, const BenchTrainingOptions& options, std::i
                      std::mt19937& generator) {
   Buffer buffer = device.allocate(DType::i32, {options.micro_batch, options.sequence_length},
                                   MemoryCategory::activations);
-  for (std::int64_t i = 0; i < buffer.tensor().num_elements(); ++i) {
-    buffer.tensor().i32()[i] = static_cast<std::int32_t>(generator() % vocab_size);
-  }
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(buffer.tensor().num_elements()));
+  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(generator() % vocab_size);
+  copy_from_host(ids.data(), buffer.tensor());
   return buffer;
 }
 
@@ -36,7 +39,9 @@ BenchTraining::BenchTraining(Communicator& communicator, Device& device,
   engine_options.micro_batches = options.micro_batches;
   engine_options.micro_batch = options.micro_batch;
   engine_options.sequence_length = options.sequence_length;
-  engine_options.tokens_per_pass = options.tokens_per_pass;
+  const bool on_cpu = device.backend() == Backend::cpu;
+  engine_options.tokens_per_pass = on_cpu ? options.tokens_per_pass : 0;
+  engine_options.precision = options.choose_device(communicator).precision;
   engine_options.policy = options.recompute ? ActivationPolicy::recompute : ActivationPolicy::exact;
   engine_ = std::make_unique<StepEngine>(communicator, device, engine_options);
   engine_->stage().initialize(1);
@@ -52,8 +57,14 @@ StepOutcome BenchTraining::step() {
   return engine_->run(next_step_++, source, tokens_per_step_, 1e-4, false);
 }
 
+DeviceChoice BenchTrainingOptions::choose_device(Communicator& communicator) const {
+  return device_named(device, precision, communicator);
+}
+
 void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options) {
   options.model.add_to(command);
+  add_device_option(command, options.device);
+  add_precision_option(command, options.precision);
   command.add_option("--micro-batch", options.micro_batch, "Rows of a micro-batch")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -2,8 +2,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "app/bench_model.h"
+#include "app/device_choice.h"
 #include "app/step_engine.h"
 #include "kernels/device.h"
 #include "parallel/communicator.h"
@@ -21,15 +23,20 @@ struct BenchTrainingOptions {
   std::int64_t sequence_length = 256;
   std::int64_t tokens_per_pass = kTokensPerPass;
   bool recompute = false;
+  std::string device = "auto";
+  std::string precision = "auto";
+
+  DeviceChoice choose_device(Communicator& communicator) const;
 };
-// The model's options and --micro-batch, --sequence-length, --tokens-per-pass. `options` must
-// outlive `command`.
+// The model's options, --device, --precision and --micro-batch, --sequence-length,
+// --tokens-per-pass. `options` must outlive `command`.
 void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options);
 
 // Data-parallel training steps on random tokens; the same ones every step, on which the work does
 // not depend.
 class BenchTraining {
  public:
+  // The device is one of options.choose_device().
   BenchTraining(Communicator& communicator, Device& device, const BenchTrainingOptions& options);
 
   const LlamaConfig& model() const { return model_; }

@@ -1,8 +1,11 @@
 #include "app/device_choice.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <fmt/format.h>
+#include <iterator>
 #include <stdexcept>
+#include <vector>
 
 #include "app/human_format.h"
 #include "app/job.h"
@@ -57,6 +60,9 @@ Precision precision_for(PrecisionChoice choice, Backend backend) {
   refuse(fmt::format("device.precision is \"{}\" but the CPU computes in fp32", name),
          "leave it out, or set \"auto\"");
 }
+
+// In the order of PrecisionChoice, as in the config's schema.
+constexpr const char* kPrecisions[] = {"auto", "fp32", "tf32", "bf16", "bf16-pure"};
 
 DeviceConfig config_named(const std::string& name) {
   DeviceConfig config;
@@ -116,12 +122,25 @@ void add_device_option(CLI::App& command, std::string& name) {
       ->capture_default_str();
 }
 
+void add_precision_option(CLI::App& command, std::string& name) {
+  command.add_option("--precision", name, "As device.precision")
+      ->check(
+          CLI::IsMember(std::vector<std::string>(std::begin(kPrecisions), std::end(kPrecisions))))
+      ->capture_default_str();
+}
+
 DeviceChoice device_named(const std::string& name) {
   return choose_device(config_named(name), num_cuda_devices(), 0, 1);
 }
 
-DeviceChoice device_named(const std::string& name, Communicator& communicator) {
-  return choose_device(config_named(name), communicator);
+DeviceChoice device_named(const std::string& name, const std::string& precision,
+                          Communicator& communicator) {
+  DeviceConfig config = config_named(name);
+  const auto found = std::find(std::begin(kPrecisions), std::end(kPrecisions), precision);
+  if (found == std::end(kPrecisions))
+    throw std::invalid_argument("no such precision: " + precision);
+  config.precision = static_cast<PrecisionChoice>(found - std::begin(kPrecisions));
+  return choose_device(config, communicator);
 }
 
 }  // namespace chaski

@@ -115,7 +115,7 @@ void run_eval(const EvalArguments& arguments) {
   const auto stream = open_stream(arguments);
   check_fits(checkpoint, *stream);
   const int threads = threads_for_process(communicator, arguments.threads);
-  const auto device = device_named(arguments.device, communicator).create(threads);
+  const auto device = device_named(arguments.device, "fp32", communicator).create(threads);
   StageOptions options;
   options.training = false;
   options.micro_batch = arguments.micro_batch;

@@ -14,7 +14,7 @@
 #include "fault/checkpoint_directory.h"
 #include "fault/checkpoint_reader.h"
 #include "fault/file_system.h"
-#include "kernels/cpu_isa.h"
+#include "kernels/attention.h"
 #include "kernels/matmul.h"
 
 namespace chaski {
@@ -68,13 +68,19 @@ void check_tokenizer(const TokenStream& stream, const std::string& expected,
                   stream.files().front()->path(), stream.fingerprint(), whose, expected));
 }
 
-void check_layout_on(Backend backend, const RunLayout& layout) {
-  const std::int64_t processes = layout.num_replicas * layout.num_stages;
-  if (backend == Backend::cpu || processes == 1) return;
-  throw std::invalid_argument(fmt::format(
-      "device.backend is \"cuda\" with {} processes, but one process at a time can use GPUs yet\n"
-      "hint: start one process, or set device.backend = \"cpu\"",
-      processes));
+// The tensors of GPUs are not exchanged between processes yet: several of them take the CPU, unless
+// they were told otherwise, which is refused.
+DeviceChoice choose_training_device(const DeviceConfig& config, Communicator& communicator) {
+  if (communicator.size() == 1) return choose_device(config, communicator);
+  if (config.backend == BackendChoice::cuda) {
+    throw std::invalid_argument(fmt::format(
+        "device.backend is \"cuda\" with {} processes, but training on GPUs takes one process\n"
+        "hint: start it without mpirun, or set device.backend = \"cpu\"",
+        communicator.size()));
+  }
+  DeviceConfig cpu = config;
+  cpu.backend = BackendChoice::cpu;
+  return choose_device(cpu, communicator);
 }
 
 bool has_validation_part(const std::vector<std::string>& paths) {
@@ -93,9 +99,8 @@ TrainingRun::TrainingRun(MpiRuntime& runtime, const TrainConfig& config,
       options_(options),
       layout_(resolve_layout(config, communicator_.size())),
       files_(resolve_files(config)),
-      device_choice_(choose_device(config.device, communicator_)),
+      device_choice_(choose_training_device(config.device, communicator_)),
       schedule_(config.learning_rate_schedule()) {
-  check_layout_on(device_choice_.backend, layout_);
   open_data();
   claim_output();
   create_model();
@@ -296,6 +301,13 @@ void TrainingRun::print_start() const {
   };
   line("chaski", fmt::format("{} ({})", program_version(), program_commit()));
   line("device", describe_device(*device_));
+  if (device_choice_.backend == Backend::cuda) {
+    const AttentionShape shape{config_.parallel.micro_batch, config_.data.sequence_length,
+                               model.num_heads, model.num_kv_heads, model.head_dim};
+    line("attention",
+         attention_implementation(*device_, shape, types_of(device_choice_.precision).compute,
+                                  config_.data.reset_at_documents));
+  }
   line("GEMM", fmt::format("{:.0f} GFLOP/s measured, all processes together", gemm_ceiling_));
   line("MPI", communicator_.runtime().description());
   line("layout",

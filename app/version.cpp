@@ -6,6 +6,8 @@
 
 #include "chaski_commit.h"
 #include "kernels/cpu_isa.h"
+#include "kernels/device_backend.h"
+#include "kernels/matmul.h"
 #include "parallel/mpi_runtime.h"
 
 namespace chaski {
@@ -49,13 +51,13 @@ std::string version_text() {
       "{}\n"
       "compiler: {}, {} build\n"
       "instruction set: {}\n"
-      "CUDA: no\n"
+      "CUDA: {}\n"
       "MPI: {}, {}\n"
       "oneDNN: {}\n"
       "HDF5: {}\n"
       "SentencePiece: {}\n",
       version_line(), compiler(), CHASKI_BUILD_TYPE, name_of(cpu_isa()),
-      MpiRuntime::library_version(),
+      is_built_with_cuda() ? gemm_library(Backend::cuda) : "no", MpiRuntime::library_version(),
       MpiRuntime::built_with_recovery() ? "can survive failures" : "cannot survive failures",
       onednn_version(), hdf5_version(), CHASKI_SENTENCEPIECE_VERSION);
 }

@@ -176,7 +176,9 @@ build_program() {
     note "skipped"
     if [[ -n ${CHASKI_BIN:-} ]]; then PATH=$(dirname "$(absolute "$CHASKI_BIN")"):$PATH; fi
   else
-    run cmake --preset release >"$out/build.log" || die "cmake failed" "see $out/build.log"
+    # Device code takes minutes to compile: only for a GPU that is here.
+    if nvidia-smi >/dev/null 2>&1; then cuda=-DCMAKE_CUDA_ARCHITECTURES=native; else cuda=-DCHASKI_CUDA=OFF; fi
+    run cmake --preset release "$cuda" >"$out/build.log" || die "cmake failed" "see $out/build.log"
     run cmake --build build/release --target chaski
   fi
   command -v chaski >/dev/null || die "there is no chaski program" "leave out --no-build"

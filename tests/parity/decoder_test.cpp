@@ -32,7 +32,7 @@ class DecoderParity : public testing::TestWithParam<std::string> {
  protected:
   DecoderParity()
       : golden_(GetParam()),
-        device_(Device::create_cpu(2)),
+        device_(parity_device(2)),
         stage_(*device_, golden_.config, stage_range(golden_.config, 0, 1),
                {.micro_batch = 1,
                 .sequence_length = golden_.batch.sequence_length,

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <hdf5.h>
 #include <stdexcept>
 
 #include "kernels/cross_entropy.h"
+#include "kernels/elementwise.h"
 
 namespace chaski {
 namespace {
@@ -167,14 +169,19 @@ std::int64_t GoldenBatch::num_targets() const {
                        [](std::int32_t target) { return target != kIgnoredTarget; });
 }
 
+std::unique_ptr<Device> parity_device(int num_threads) {
+  const char* wanted = std::getenv("CHASKI_PARITY_DEVICE");
+  if (wanted != nullptr && std::string(wanted) == "cuda") return Device::create_cuda(0);
+  return Device::create_cpu(num_threads);
+}
+
 DeviceBatch::DeviceBatch(Device& device, const GoldenBatch& batch, std::int64_t begin,
                          std::int64_t count) {
   const auto upload = [&](const std::vector<std::int32_t>& all) {
     if (all.empty()) return Tensor();
     buffers_.push_back(
         device.allocate(DType::i32, {count, batch.sequence_length}, MemoryCategory::workspace));
-    std::copy_n(all.begin() + begin * batch.sequence_length, count * batch.sequence_length,
-                buffers_.back().tensor().i32());
+    copy_from_host(all.data() + begin * batch.sequence_length, buffers_.back().tensor());
     return buffers_.back().tensor();
   };
   micro_batch_.tokens = upload(batch.tokens);
@@ -183,7 +190,10 @@ DeviceBatch::DeviceBatch(Device& device, const GoldenBatch& batch, std::int64_t 
 }
 
 Golden::Golden(const std::string& name) {
-  const std::string path = std::string(CHASKI_GOLDEN_DIR) + "/" + name + ".h5";
+  // Carried to another machine, a build finds its goldens by the variable.
+  const char* folder = std::getenv("CHASKI_GOLDEN_DIR");
+  const std::string path =
+      std::string(folder != nullptr ? folder : CHASKI_GOLDEN_DIR) + "/" + name + ".h5";
   const Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose, path);
   config = read_config(file);
   const Handle tokens(H5Dopen2(file, "tokens", H5P_DEFAULT), H5Dclose, "tokens");
@@ -212,8 +222,9 @@ void load_weights(const Golden& golden, ParameterSet& parameters) {
     if (static_cast<std::int64_t>(values.size()) != parameter.value.num_elements()) {
       throw std::runtime_error(parameter.name + " has another size than the golden one");
     }
-    std::copy(values.begin(), values.end(), parameter.value.f32());
+    copy_from_host(values.data(), parameter.value);
   }
+  parameters.refresh_compute();
 }
 
 const std::vector<float>& find(const std::vector<Golden::NamedValues>& values,
@@ -225,7 +236,9 @@ const std::vector<float>& find(const std::vector<Golden::NamedValues>& values,
 }
 
 std::vector<float> to_vector(const Tensor& tensor) {
-  return {tensor.f32(), tensor.f32() + tensor.num_elements()};
+  std::vector<float> values(static_cast<std::size_t>(tensor.num_elements()));
+  copy_to_host(tensor, values.data());
+  return values;
 }
 
 double norm(const std::vector<float>& values) {

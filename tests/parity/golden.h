@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "kernels/device.h"
 #include "model/llama_config.h"
 #include "model/parameter.h"
 #include "model/stage.h"
@@ -11,6 +13,10 @@
 #include "optim/schedule.h"
 
 namespace chaski {
+
+// Where the goldens are compared: a CPU with so many threads, or, where the environment variable
+// CHASKI_PARITY_DEVICE is "cuda", the first GPU.
+std::unique_ptr<Device> parity_device(int num_threads);
 
 // Token tensors of a whole batch, [rows, sequence_length] each; positions may be empty.
 struct GoldenBatch {

@@ -68,7 +68,7 @@ class StageParity : public testing::TestWithParam<std::tuple<std::string, Way>> 
 TEST_P(StageParity, LossAndGradients) {
   const Golden golden(std::get<0>(GetParam()));
   const Way way = std::get<1>(GetParam());
-  const auto device = Device::create_cpu(way.num_threads);
+  const auto device = parity_device(way.num_threads);
   const std::int64_t rows = way.rows == 0 ? golden.batch.rows : way.rows;
   const std::vector<DeviceBatch> batches = micro_batches(*device, golden.batch, rows);
   const auto num_batches = static_cast<std::int64_t>(batches.size());
@@ -127,7 +127,7 @@ std::vector<float> token_losses(const Golden& golden) {
 
 TEST_P(ModelParity, EvaluationGivesEveryTokensLoss) {
   const Golden golden(GetParam());
-  const auto device = Device::create_cpu(2);
+  const auto device = parity_device(2);
   for (const bool training : {false, true}) {
     Stage stage(*device, golden.config, stage_range(golden.config, 0, 1),
                 {.micro_batch = golden.batch.rows,
@@ -180,7 +180,7 @@ TEST_P(ModelParity, Logits) {
   const Golden golden(GetParam());
   LlamaConfig config = golden.config;
   config.tie_embeddings = false;  // a tied head cannot be left out
-  const auto device = Device::create_cpu(2);
+  const auto device = parity_device(2);
   Stage stage(*device, config, without_head(config),
               {.micro_batch = golden.batch.rows,
                .sequence_length = golden.batch.sequence_length,
@@ -201,7 +201,7 @@ class PipelineParity : public testing::TestWithParam<std::string> {};
 // A layer a stage, the tensors between them handed over as a transport would.
 TEST_P(PipelineParity, StagesByThemselves) {
   const Golden golden(GetParam());
-  const auto device = Device::create_cpu(2);
+  const auto device = parity_device(2);
   const std::int64_t num_stages = golden.config.num_layers;
   for (const auto policy : {ActivationPolicy::exact, ActivationPolicy::recompute}) {
     std::vector<std::unique_ptr<Stage>> stages;

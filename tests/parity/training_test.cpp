@@ -33,7 +33,7 @@ TEST_P(TrainingParity, TenSteps) {
   const Golden golden(name);
   const Golden::Training& training = golden.training;
   ASSERT_EQ(training.batches.size(), 10u);
-  const auto device = Device::create_cpu(2);
+  const auto device = parity_device(2);
   Stage stage(*device, golden.config, stage_range(golden.config, 0, 1),
               {.micro_batch = golden.batch.rows,
                .sequence_length = golden.batch.sequence_length,

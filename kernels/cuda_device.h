@@ -80,7 +80,7 @@ __device__ inline float warp_max(float x) {
 // Over a block of kThreads threads (a multiple of 32, at most 1024), in every thread. A barrier
 // stands before it returns and one where it begins, so that calls may follow each other.
 template <int kThreads, typename T, typename Combine>
-__device__ T block_reduce(T x, T neutral, Combine combine) {
+static __device__ T block_reduce(T x, T neutral, Combine combine) {
   constexpr int kWarps = kThreads / kWarpSize;
   static_assert(kThreads % kWarpSize == 0 && kWarps <= kWarpSize);
   __shared__ T partial[kWarpSize];

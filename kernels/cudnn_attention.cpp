@@ -184,13 +184,15 @@ class Library {
       GraphBuilder forward(shape);
       forward.add_forward();
       plans.refusal = forward.build(cudnn, plans.forward);
-      if (!plans.refusal.empty()) return plans;
-      GraphBuilder backward(shape);
-      backward.add_backward();
-      plans.refusal = backward.build(cudnn, plans.backward);
+      if (plans.refusal.empty()) {
+        GraphBuilder backward(shape);
+        backward.add_backward();
+        plans.refusal = backward.build(cudnn, plans.backward);
+      }
     } catch (const std::exception& error) {
       plans.refusal = error.what();
     }
+    std::replace(plans.refusal.begin(), plans.refusal.end(), '\n', ' ');  // cuDNN's own words
     return plans;
   }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks a build on a machine with a GPU: every op against the CPU, the sanitizers of the CUDA toolkit,
-# the speed of training, in one call of at most 9 minutes. That machine needs an NVIDIA driver and
-# nothing else: where the build was made, --pack puts the programs and the libraries that they load into
-# a folder to be carried over.
+# the speed of training, in one call of at most 9 minutes. That machine needs CUDA (the driver, cuBLAS,
+# cuDNN where it was built with) and nothing else: where the build was made, --pack puts the programs and
+# the other libraries that they load into a folder to be carried over.
 #   scripts/gpu_check.sh --pack FOLDER [--build build/release]     where it was built
 #   FOLDER/gpu_check.sh [--seconds 540] [--quick]                  where the GPU is
 # --quick leaves the sanitizers out. Exit status: 0 all passed, 1 something failed, 2 wrong arguments,
@@ -31,8 +31,8 @@ while [[ $# -gt 0 ]]; do
 done
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || fail "--seconds is $seconds but must be a number above 0" "the default is 540"
 
-# Libraries of the driver and of the C library belong to the other machine.
-is_carried() { [[ ! $1 =~ /(libcuda|libnvidia-[a-z]*|libc|libm|libdl|libpthread|librt|ld-linux-x86-64)\.so ]]; }
+# CUDA's libraries and the C library are the other machine's.
+is_carried() { [[ ! $1 =~ /(libcuda|libcudart|libcublas[A-Za-z]*|libcudnn[a-z_]*|libnvrtc[a-z-]*|libnvidia-[a-z]*|libc|libm|libdl|libpthread|librt|ld-linux-x86-64)\.so ]]; }
 
 if [[ -n $pack ]]; then
   "$build/chaski" --version 2>/dev/null | grep -q '^CUDA: cuBLAS' ||

@@ -128,6 +128,24 @@ TEST_P(AdamWTest, StochasticRoundingKeepsSmallUpdatesOnAverage) {
   double mean = 0.0;
   for (std::int64_t i = kCount; i < 2 * kCount; ++i) mean += all[i] / static_cast<double>(kCount);
   EXPECT_NEAR(mean, 0.05, 5.0 * 1e-4 / std::sqrt(static_cast<double>(kCount)));
+  // Each number has noise of its own: neighbours do not move together, nor does a moment with its
+  // parameter.
+  const double share = expected / kCount;
+  for (std::int64_t apart = 1; apart <= 4; ++apart) {
+    double both = 0.0;
+    for (std::int64_t i = 0; i + apart < kCount; ++i) {
+      both += all[i] == kNeighbour && all[i + apart] == kNeighbour ? 1.0 : 0.0;
+    }
+    EXPECT_LT(both, share * expected + 6.0 * std::sqrt(share * expected)) << apart << " apart";
+  }
+  double up = 0.0;
+  double up_where_moved = 0.0;
+  for (std::int64_t i = 0; i < kCount; ++i) {
+    const double is_up = all[kCount + i] > 0.05f ? 1.0 : 0.0;
+    up += is_up / kCount;
+    if (all[i] == kNeighbour) up_where_moved += is_up / moved(all);
+  }
+  EXPECT_NEAR(up_where_moved, up, 5.0 * std::sqrt(up * (1.0 - up) / expected));
   EXPECT_TRUE(test::same_bits(run(h, true), all));
   AdamWHyperparameters other = h;
   other.stream = 4;

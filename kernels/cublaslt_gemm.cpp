@@ -2,6 +2,7 @@
 #include <array>
 #include <bit>
 #include <cublasLt.h>
+#include <dlfcn.h>
 #include <fmt/format.h>
 #include <map>
 #include <memory>
@@ -19,23 +20,85 @@ constexpr std::int64_t kWorkspaceBytes = std::int64_t{32} << 20;
 // The library's own assumption for pointers, and so the largest alignment that makes a difference.
 constexpr std::uint32_t kFullAlignment = 256;
 
+// The library's functions, loaded when a GPU multiplies for the first time: linked with, its half
+// gigabyte would cost every run on a CPU 150 MiB of memory.
+class Functions {
+ public:
+  Functions() {
+    const std::string name = fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR);
+    library_ = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+    // Where it was when this was built.
+    if (library_ == nullptr) library_ = dlopen(CHASKI_CUBLASLT_PATH, RTLD_NOW | RTLD_LOCAL);
+    if (library_ == nullptr)
+      throw std::runtime_error(
+          fmt::format("cuBLASLt cannot be loaded: {}\nhint: LD_LIBRARY_PATH must lead to the CUDA "
+                      "toolkit's libraries",
+                      dlerror()));
+#define CHASKI_LOAD(name) name = function<decltype(name)>("cublasLt" #name)
+    CHASKI_LOAD(Create);
+    CHASKI_LOAD(Destroy);
+    CHASKI_LOAD(GetStatusString);
+    CHASKI_LOAD(Matmul);
+    CHASKI_LOAD(MatmulAlgoGetHeuristic);
+    CHASKI_LOAD(MatmulDescCreate);
+    CHASKI_LOAD(MatmulDescDestroy);
+    CHASKI_LOAD(MatmulDescSetAttribute);
+    CHASKI_LOAD(MatmulPreferenceCreate);
+    CHASKI_LOAD(MatmulPreferenceDestroy);
+    CHASKI_LOAD(MatmulPreferenceSetAttribute);
+    CHASKI_LOAD(MatrixLayoutCreate);
+    CHASKI_LOAD(MatrixLayoutDestroy);
+#undef CHASKI_LOAD
+  }
+
+  decltype(&cublasLtCreate) Create;
+  decltype(&cublasLtDestroy) Destroy;
+  decltype(&cublasLtGetStatusString) GetStatusString;
+  decltype(&cublasLtMatmul) Matmul;
+  decltype(&cublasLtMatmulAlgoGetHeuristic) MatmulAlgoGetHeuristic;
+  decltype(&cublasLtMatmulDescCreate) MatmulDescCreate;
+  decltype(&cublasLtMatmulDescDestroy) MatmulDescDestroy;
+  decltype(&cublasLtMatmulDescSetAttribute) MatmulDescSetAttribute;
+  decltype(&cublasLtMatmulPreferenceCreate) MatmulPreferenceCreate;
+  decltype(&cublasLtMatmulPreferenceDestroy) MatmulPreferenceDestroy;
+  decltype(&cublasLtMatmulPreferenceSetAttribute) MatmulPreferenceSetAttribute;
+  decltype(&cublasLtMatrixLayoutCreate) MatrixLayoutCreate;
+  decltype(&cublasLtMatrixLayoutDestroy) MatrixLayoutDestroy;
+
+ private:
+  template <typename Function>
+  Function function(const char* name) const {
+    void* const found = dlsym(library_, name);
+    if (found == nullptr)
+      throw std::runtime_error(fmt::format("cuBLASLt has no {}: {}", name, dlerror()));
+    return reinterpret_cast<Function>(found);
+  }
+
+  void* library_ = nullptr;  // never closed: it keeps threads and GPU memory of its own
+};
+
+const Functions& cublas() {
+  static const Functions functions;
+  return functions;
+}
+
 void check(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   throw std::runtime_error(
-      fmt::format("cuBLASLt: {} failed: {}", what, cublasLtGetStatusString(status)));
+      fmt::format("cuBLASLt: {} failed: {}", what, cublas().GetStatusString(status)));
 }
 
-template <typename Handle, cublasStatus_t (*Destroy)(Handle)>
+template <typename Handle, auto Destroy>
 struct Destroyer {
   using pointer = Handle;
-  void operator()(Handle handle) const { Destroy(handle); }
+  void operator()(Handle handle) const { (cublas().*Destroy)(handle); }
 };
-template <typename Handle, cublasStatus_t (*Destroy)(Handle)>
+template <typename Handle, auto Destroy>
 using Owned = std::unique_ptr<Handle, Destroyer<Handle, Destroy>>;
-using Library = Owned<cublasLtHandle_t, cublasLtDestroy>;
-using Operation = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+using Library = Owned<cublasLtHandle_t, &Functions::Destroy>;
+using Operation = Owned<cublasLtMatmulDesc_t, &Functions::MatmulDescDestroy>;
+using Layout = Owned<cublasLtMatrixLayout_t, &Functions::MatrixLayoutDestroy>;
+using Preference = Owned<cublasLtMatmulPreference_t, &Functions::MatmulPreferenceDestroy>;
 
 cudaDataType type_of(const Matrix& matrix) {
   return matrix.tensor.dtype() == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
@@ -52,8 +115,8 @@ Layout layout_of(const Matrix& matrix) {
   cublasLtMatrixLayout_t layout = nullptr;
   // The library counts columns first: a row-major matrix is its transpose.
   check(
-      cublasLtMatrixLayoutCreate(&layout, type_of(matrix), static_cast<std::uint64_t>(matrix.cols),
-                                 static_cast<std::uint64_t>(matrix.rows), matrix.stride),
+      cublas().MatrixLayoutCreate(&layout, type_of(matrix), static_cast<std::uint64_t>(matrix.cols),
+                                  static_cast<std::uint64_t>(matrix.rows), matrix.stride),
       "describing a matrix");
   return Layout(layout);
 }
@@ -115,10 +178,10 @@ class Plan {
            cudaStream_t stream) const {
     const float alpha = 1.0f;
     const float beta = product.accumulate == Accumulate::yes ? 1.0f : 0.0f;
-    check(cublasLtMatmul(library, operation_.get(), &alpha, product.b.raw(), b_.get(),
-                         product.a.raw(), a_.get(), &beta, product.out.raw(), out_.get(),
-                         product.out.raw(), out_.get(), &algorithm_, workspace,
-                         static_cast<std::size_t>(kWorkspaceBytes), stream),
+    check(cublas().Matmul(library, operation_.get(), &alpha, product.b.raw(), b_.get(),
+                          product.a.raw(), a_.get(), &beta, product.out.raw(), out_.get(),
+                          product.out.raw(), out_.get(), &algorithm_, workspace,
+                          static_cast<std::size_t>(kWorkspaceBytes), stream),
           "a product");
   }
 
@@ -127,11 +190,11 @@ class Plan {
     cublasLtMatmulDesc_t raw = nullptr;
     const cublasComputeType_t compute =
         product.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-    check(cublasLtMatmulDescCreate(&raw, compute, CUDA_R_32F), "describing a product");
+    check(cublas().MatmulDescCreate(&raw, compute, CUDA_R_32F), "describing a product");
     Operation operation(raw);
     const auto set = [&](cublasLtMatmulDescAttributes_t attribute, Transpose transpose) {
       const cublasOperation_t value = transpose == Transpose::yes ? CUBLAS_OP_T : CUBLAS_OP_N;
-      check(cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof(value)),
+      check(cublas().MatmulDescSetAttribute(operation.get(), attribute, &value, sizeof(value)),
             "describing a product");
     };
     set(CUBLASLT_MATMUL_DESC_TRANSA, product.transpose_b);
@@ -141,11 +204,11 @@ class Plan {
 
   static Preference create_preference(const Product& product) {
     cublasLtMatmulPreference_t raw = nullptr;
-    check(cublasLtMatmulPreferenceCreate(&raw), "stating a preference");
+    check(cublas().MatmulPreferenceCreate(&raw), "stating a preference");
     Preference preference(raw);
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
       check(
-          cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)),
+          cublas().MatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)),
           "stating a preference");
     };
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::size_t>(kWorkspaceBytes));
@@ -160,8 +223,8 @@ class Plan {
     const Preference preference = create_preference(product);
     cublasLtMatmulHeuristicResult_t result = {};
     int found = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(library, operation_.get(), b_.get(), a_.get(), out_.get(),
-                                         out_.get(), preference.get(), 1, &result, &found),
+    check(cublas().MatmulAlgoGetHeuristic(library, operation_.get(), b_.get(), a_.get(), out_.get(),
+                                          out_.get(), preference.get(), 1, &result, &found),
           describe(product).c_str());
     if (found == 0 || result.state != CUBLAS_STATUS_SUCCESS)
       throw std::runtime_error(fmt::format("cuBLASLt has no algorithm for {}", describe(product)));
@@ -178,7 +241,7 @@ class Plans {
  public:
   Plans() {
     cublasLtHandle_t library = nullptr;
-    check(cublasLtCreate(&library), "starting");
+    check(cublas().Create(&library), "starting");
     library_.reset(library);
   }
 
@@ -214,10 +277,8 @@ std::int64_t gemm_workspace_bytes(Device&) {
 }
 
 const char* gemm_library_name() {
-  static const std::string name = [] {
-    const auto version = static_cast<unsigned>(cublasLtGetVersion());
-    return fmt::format("cuBLASLt {}.{}.{}", version / 10000, version % 10000 / 100, version % 100);
-  }();
+  static const std::string name =
+      fmt::format("cuBLASLt {}.{}.{}", CUBLAS_VER_MAJOR, CUBLAS_VER_MINOR, CUBLAS_VER_PATCH);
   return name.c_str();
 }
 

@@ -20,6 +20,9 @@ constexpr MemoryCategory kAllCategories[kNumMemoryCategories] = {
     MemoryCategory::weights,     MemoryCategory::gradients, MemoryCategory::optimizer,
     MemoryCategory::activations, MemoryCategory::workspace, MemoryCategory::communication};
 
+// More could not be started with OpenMP's usual stacks.
+constexpr int kMaxThreads = 1024;
+
 // A workspace grows by at least this much, so that the first step takes few blocks.
 constexpr std::int64_t kMinWorkspaceBlock = std::int64_t{1} << 20;
 
@@ -146,9 +149,9 @@ Device::Device(Backend backend, int num_threads, std::unique_ptr<DeviceBackend> 
 Device::~Device() = default;
 
 std::unique_ptr<Device> Device::create_cpu(int num_threads) {
-  if (num_threads < 0)
-    throw std::invalid_argument(
-        fmt::format("the number of threads is {}: it can be 0 (all cores) or more", num_threads));
+  if (num_threads < 0 || num_threads > kMaxThreads)
+    throw std::invalid_argument(fmt::format(
+        "the number of threads is {}: it can be 0 (all cores) to {}", num_threads, kMaxThreads));
   const int all = default_num_threads();
   const int threads = num_threads == 0 ? all : num_threads;
   // For libraries (oneDNN), which ask OpenMP; the kernels name the number themselves.

@@ -15,6 +15,18 @@ ENDLESS = ["schedule.steps=1000000", "schedule.warmup_steps=10", "schedule.kind=
 needs_root = unittest.skipUnless(os.geteuid() == 0, "needs root, to mount file systems")
 
 
+def insist(command):
+    """A mount is busy while the run has a file open in it, which is a moment each time."""
+    deadline = time.monotonic() + 30
+    while True:
+        done = subprocess.run([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+        if done.returncode == 0:
+            return
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{command}: {done.stderr}")
+        time.sleep(0.02)
+
+
 class Chaos(TrainingCase):
     def setUp(self):
         super().setUp()
@@ -36,7 +48,7 @@ class Chaos(TrainingCase):
         self.mounted.append(arguments[-1])
 
     def unmount(self, path):
-        subprocess.run(["umount", path], check=True)
+        insist(["umount", path])
         self.mounted.remove(path)
 
     def begin(self, *arguments, settings=(), **options):
@@ -143,7 +155,7 @@ class Directories(Chaos):
         # A mount over itself, made read-only: the run's open files stay writable, as on a real disk
         # that the kernel has remounted they would not; what is opened from now on is refused.
         self.mount("--bind", checkpoints, checkpoints)
-        subprocess.run(["mount", "-o", "remount,bind,ro", checkpoints], check=True)
+        insist(["mount", "-o", "remount,bind,ro", checkpoints])
         self.wait_for_text(process, "Read-only file system")
         self.wait_for_text(process, "training goes on")
         self.unmount(checkpoints)

@@ -8,6 +8,16 @@
 # sanitizer what the barriers order, the kernels and a training run with two threads as well.
 # scripts/tsan.supp names the libraries that are not ours, with the reasons.
 set -euo pipefail
+case "${1:-}" in
+  -h | --help)
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+  -*)
+    printf 'tsan.sh: error: unknown option %s\nhint: --help shows what can be given\n' "$1" >&2
+    exit 2
+    ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/env.sh
 . scripts/env.sh

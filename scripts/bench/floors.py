@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -62,6 +63,8 @@ def main():
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    if shutil.which(CHASKI) is None:
+        sys.exit(f"floors.py: there is no program {CHASKI}: build it, or name another by CHASKI")
     size = ["--preset", options.preset, "--micro-batch", options.micro_batch, "--sequence-length",
             options.sequence_length, "--threads", options.threads]
     step = bench("train", *size, "--profile")

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import shlex
 import statistics
 import subprocess
@@ -136,6 +137,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=TABLES, help="one of the tables")
     options = parser.parse_args()
+    if shutil.which(CHASKI) is None:
+        sys.exit(f"scaling.py: there is no program {CHASKI}: build it, or name another by CHASKI")
     options.common = ["--threads", options.threads, "--steps", options.steps, "--warmup-steps", 1]
     for name, make in TABLES.items():
         if options.only in (None, name):

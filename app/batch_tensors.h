@@ -1,9 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "data/sequence_dataset.h"
 #include "kernels/device.h"
+#include "kernels/host_writer.h"
 #include "model/stage.h"
 
 namespace chaski {
@@ -21,9 +24,18 @@ class BatchTensors {
   const MicroBatch& micro_batch() const { return micro_batch_; }
 
  private:
-  Buffer tokens_;
-  Buffer targets_;
-  Buffer positions_;
+  // Device memory with the way to it.
+  struct Upload {
+    Buffer buffer;
+    std::unique_ptr<HostWriter> writer;
+
+    Upload(Device& device, std::int64_t elements);
+    Tensor write(const std::vector<std::int32_t>& values, const Batch& batch);
+  };
+
+  Upload tokens_;
+  Upload targets_;
+  Upload positions_;
   MicroBatch micro_batch_;
 };
 

@@ -58,13 +58,17 @@ StepOutcome BenchTraining::step() {
 }
 
 DeviceChoice BenchTrainingOptions::choose_device(Communicator& communicator) const {
-  return device_named(device, precision, communicator);
+  DeviceChoice choice = device_named(device, precision, communicator);
+  choice.graphs = !no_graphs;
+  return choice;
 }
 
 void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options) {
   options.model.add_to(command);
   add_device_option(command, options.device);
   add_precision_option(command, options.precision);
+  command.add_flag("--no-graphs", options.no_graphs,
+                   "Without CUDA graphs, as device.graphs = false");
   command.add_option("--micro-batch", options.micro_batch, "Rows of a micro-batch")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

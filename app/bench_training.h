@@ -25,6 +25,7 @@ struct BenchTrainingOptions {
   bool recompute = false;
   std::string device = "auto";
   std::string precision = "auto";
+  bool no_graphs = false;
 
   DeviceChoice choose_device(Communicator& communicator) const;
 };

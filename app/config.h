@@ -130,6 +130,7 @@ struct DeviceConfig {
   BackendChoice backend = BackendChoice::automatic;
   PrecisionChoice precision = PrecisionChoice::automatic;
   bool stochastic_rounding = false;
+  bool graphs = true;
   ActivationPolicy activations = ActivationPolicy::exact;
   std::int64_t tokens_per_pass = kTokensPerPass;
 

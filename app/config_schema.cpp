@@ -395,6 +395,11 @@ std::vector<ConfigKey> device_keys() {
        .documentation = "with bf16-pure: round updated weights and moments up or down at random, "
                         "the nearer the likelier, so that small updates count on average",
        .synonyms = {"sr", "rounding"}},
+      {.name = "graphs",
+       .field = field<&TrainConfig::device, &DeviceConfig::graphs>,
+       .documentation = "hand a GPU each block's ops as one CUDA graph, once they have run twice "
+                        "with the same operands; the numbers are the same bit by bit",
+       .synonyms = {"cuda_graphs", "cuda_graph", "use_cuda_graph", "capture"}},
       {.name = "activations",
        .field = field<&TrainConfig::device, &DeviceConfig::activations>,
        .documentation = "kept from the forward for the backward pass: exact, all that is not "

@@ -78,6 +78,7 @@ std::unique_ptr<Device> DeviceChoice::create(int threads) const {
   if (backend == Backend::cpu) return Device::create_cpu(threads);
   std::unique_ptr<Device> device = Device::create_cuda(ordinal);
   device->allow_tf32(tf32);
+  device->allow_graphs(graphs);
   return device;
 }
 
@@ -87,6 +88,7 @@ DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_r
   choice.backend = backend_for(config.backend, num_gpus, processes_on_host);
   choice.precision = precision_for(config.precision, choice.backend);
   choice.tf32 = config.precision == PrecisionChoice::tf32;
+  choice.graphs = config.graphs;
   choice.ordinal = choice.backend == Backend::cuda ? local_rank : 0;
   return choice;
 }

@@ -20,6 +20,7 @@ struct DeviceChoice {
   int ordinal = 0;  // of the GPU
   Precision precision = Precision::fp32;
   bool tf32 = false;
+  bool graphs = true;
 
   // `threads`: of a CPU device.
   std::unique_ptr<Device> create(int threads) const;

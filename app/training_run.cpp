@@ -63,6 +63,7 @@ bool TrainingRun::advance(std::int64_t step) {
   if (config_.checkpoint.every > 0 && updates % config_.checkpoint.every == 0) try_save(updates);
   report_saves();
   report_data_damage();
+  report_refused_graphs();
   if (outcome.verdict.stop && is_root()) {
     console_->note(fmt::format("asked to stop: saving step {} and ending", updates));
   }
@@ -201,6 +202,13 @@ void TrainingRun::report_saves() {
                                report.path, static_cast<double>(report.bytes) / (1 << 20),
                                report.total_seconds, report.stall_seconds));
   }
+}
+
+void TrainingRun::report_refused_graphs() {
+  if (told_of_graphs_ || !is_root() || device_->graph_refusal().empty()) return;
+  told_of_graphs_ = true;
+  console_->warning(
+      fmt::format("the GPU's ops are queued one by one: {}", device_->graph_refusal()));
 }
 
 void TrainingRun::start_verification() {

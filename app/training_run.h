@@ -73,6 +73,8 @@ class TrainingRun {
   void report_saves();
   void start_verification();
   // Warns once the token files were found to be damaged.
+  // Says once that the device does not take graphs.
+  void report_refused_graphs();
   void report_data_damage();
   void finish(std::int64_t updates);
   CheckpointMetadata metadata(std::int64_t updates) const;
@@ -103,6 +105,7 @@ class TrainingRun {
   std::int64_t skipped_in_a_row_ = 0;
   double seconds_per_step_ = 0.0;  // smoothed, for the remaining time
   std::optional<EvaluationResult> last_validation_;
+  bool told_of_graphs_ = false;
   std::unique_ptr<CheckpointWriter> writer_;
   std::int64_t saved_step_ = -1;
   std::unique_ptr<MetricsLog> metrics_;  // rank 0

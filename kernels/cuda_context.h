@@ -27,6 +27,8 @@ class Context final : public DeviceBackend {
   void free(void* data, std::int64_t bytes) override;
   void synchronize() override;
   std::unique_ptr<HostReader> create_reader() override;
+  std::unique_ptr<HostWriter> create_writer() override;
+  std::unique_ptr<OpRecording> create_recording() override;
   std::string describe() const override;
 
   int ordinal() const { return ordinal_; }

@@ -69,12 +69,21 @@ int default_num_threads() {
   return threads;
 }
 
+class CpuWriter final : public HostWriter {
+ public:
+  void write(const void* from, const Tensor& to) override {
+    std::memcpy(to.raw(), from, static_cast<std::size_t>(to.num_bytes()));
+  }
+};
+
 class CpuReader final : public HostReader {
  public:
   void read(void* to, const void* from, std::int64_t bytes) override {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
 };
+  std::unique_ptr<HostWriter> create_writer() override { return std::make_unique<CpuWriter>(); }
+  std::unique_ptr<OpRecording> create_recording() override { return nullptr; }
 
 class CpuMemory final : public DeviceBackend {
  public:
@@ -89,6 +98,10 @@ class CpuMemory final : public DeviceBackend {
 
 std::unique_ptr<HostReader> create_host_reader(Device& device) {
   return device.hardware().create_reader();
+}
+
+std::unique_ptr<HostWriter> create_host_writer(Device& device) {
+  return device.hardware().create_writer();
 }
 
 const char* name_of(MemoryCategory category) {
@@ -183,6 +196,11 @@ Buffer Device::allocate(DType dtype, Shape shape, MemoryCategory category) {
 void Device::free(void* data, std::int64_t bytes, MemoryCategory category) {
   memory_.current_bytes[static_cast<std::size_t>(category)] -= bytes;
   hardware_->free(data, bytes);
+}
+
+void Device::refuse_graphs(std::string reason) {
+  allows_graphs_ = false;
+  graph_refusal_ = std::move(reason);
 }
 
 void Device::synchronize() {

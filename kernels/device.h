@@ -89,6 +89,12 @@ class Workspace {
  private:
   friend class Device;
   explicit Workspace(Device& device) : device_(device) {}
+  // The most bytes that temporary tensors ever took at a time.
+  std::int64_t largest_used() const { return largest_used_; }
+  // Frames that are opened at the same position, without an allocation of the device in between,
+  // hand out the same memory.
+  std::int64_t position() const { return (static_cast<std::int64_t>(block_) << 48) + offset_; }
+
   void* take(std::int64_t bytes);
   void merge_blocks();
 
@@ -129,6 +135,13 @@ class Device {
   // size and what is in use when there is not enough.
   Buffer allocate(DType dtype, Shape shape, MemoryCategory category);
   const MemoryUsage& memory() const { return memory_; }
+  // Whether ops that recur may be queued as a graph (kernels/op_graph.h). On at first.
+  bool allows_graphs() const { return allows_graphs_; }
+  void allow_graphs(bool allow) { allows_graphs_ = allow; }
+  // Ops are queued one by one from now on, for this reason.
+  void refuse_graphs(std::string reason);
+  // Why graphs were given up; empty where they were not.
+  const std::string& graph_refusal() const { return graph_refusal_; }
   // How often allocate() ran: constant after the first step.
   std::int64_t num_allocations() const { return num_allocations_; }
 
@@ -154,3 +167,5 @@ class Device {
 };
 
 }  // namespace chaski
+  bool allows_graphs_ = true;
+  std::string graph_refusal_;

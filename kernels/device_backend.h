@@ -5,8 +5,20 @@
 #include <string>
 
 #include "kernels/host_reader.h"
+#include "kernels/host_writer.h"
 
 namespace chaski {
+
+// Records what is queued on a device, instead of doing it, so that it can be queued again at once.
+class OpRecording {
+ public:
+  virtual ~OpRecording() = default;
+  virtual void begin() = 0;
+  // What stood in the way, in the library's words; empty when all that was queued since begin() can
+  // be launched.
+  virtual std::string end() = 0;
+  virtual void launch() = 0;
+};
 
 // What a Device asks of the hardware that it stands for.
 class DeviceBackend {
@@ -21,6 +33,10 @@ class DeviceBackend {
   virtual void synchronize() = 0;
   // See kernels/host_reader.h.
   virtual std::unique_ptr<HostReader> create_reader() = 0;
+  // See kernels/host_writer.h.
+  virtual std::unique_ptr<HostWriter> create_writer() = 0;
+  // Null where queueing costs nothing that recording could save.
+  virtual std::unique_ptr<OpRecording> create_recording() = 0;
   // In a few words, e.g. "NVIDIA H200, 139 GiB, driver 13.0, runtime 13.0".
   virtual std::string describe() const = 0;
 };

@@ -51,6 +51,18 @@ void Block::bind() {
   gate_up_weight_ = parameters_->fused_compute(first_ + kGate, 2);
 }
 
+OpKey Block::key(const BlockBatch& batch, const BlockActivations& kept) const {
+  OpKey key;
+  key.add(batch.rows).add(batch.sequence_length).add(batch.positions);
+  for (const Tensor* tensor :
+       {&kept.input, &kept.attention_inverse_rms, &kept.qkv, &kept.attention, &kept.log_sum_exp,
+        &kept.middle, &kept.ffn_inverse_rms, &kept.gate_up}) {
+    key.add(*tensor);
+  }
+  for (int i = 0; i < kNumParameters; ++i) key.add(gradient(static_cast<Index>(i)));
+  return key;
+}
+
 AttentionShape Block::attention_shape(std::int64_t rows, std::int64_t sequence_length) const {
   return {rows, sequence_length, config_.num_heads, config_.num_kv_heads, config_.head_dim};
 }

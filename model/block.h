@@ -5,6 +5,7 @@
 #include "kernels/attention.h"
 #include "kernels/device.h"
 #include "kernels/matmul.h"
+#include "kernels/op_graph.h"
 #include "model/llama_config.h"
 #include "model/parameter.h"
 
@@ -62,6 +63,10 @@ class Block {
   // input. Adds to the parameters' gradients; overwrites kept.gate_up.
   void backward(const BlockBatch& batch, const Tensor& rotary, const BlockActivations& kept,
                 const Tensor& dresidual) const;
+
+  // What the ops of forward() and backward() depend on, besides their tensors that are not named
+  // here.
+  OpKey key(const BlockBatch& batch, const BlockActivations& kept) const;
 
   // Runs the new tokens [n, hidden_size] at positions past … past + n - 1; adds the block's output
   // into `residual` in place.

@@ -115,6 +115,9 @@ void Stage::allocate_activations() {
         slot.blocks.back().input = allocate_activation({tokens, config_.hidden_size});
       }
     }
+    slot.positions = allocate_activation(DType::i32, {tokens});
+    slot.forward.resize(range_.num_layers);
+    slot.backward.resize(range_.num_layers);
     if (!range_.has_head) slot.output = allocate_activation({tokens, config_.hidden_size});
     if (range_.has_head && options_.training) {
       slot.residual_gradient = allocate_activation({tokens, config_.hidden_size});
@@ -125,6 +128,7 @@ void Stage::allocate_activations() {
   BlockActivations transient = first;
   transient.middle = transient.input;
   transient_.assign(range_.num_layers, transient);
+  evaluation_.resize(range_.num_layers);
   if (options_.training && !range_.has_head) {
     input_gradient_ = allocate_activation({tokens, config_.hidden_size});
   }
@@ -146,8 +150,8 @@ void Stage::initialize(std::uint64_t seed) {
   parameters_.refresh_compute();
 }
 
-BlockBatch Stage::block_batch(const MicroBatch& batch) const {
-  const BlockBatch result{batch.tokens.dim(0), batch.tokens.dim(1), batch.positions};
+BlockBatch Stage::block_batch(const MicroBatch& batch, const Slot& slot) const {
+  BlockBatch result{batch.tokens.dim(0), batch.tokens.dim(1), {}};
   if (result.num_tokens() > options_.micro_batch * options_.sequence_length ||
       result.sequence_length > config_.max_position_embeddings) {
     throw std::invalid_argument(
@@ -156,12 +160,15 @@ BlockBatch Stage::block_batch(const MicroBatch& batch) const {
                     result.rows, result.sequence_length, options_.micro_batch,
                     options_.sequence_length, config_.max_position_embeddings));
   }
+  if (batch.positions) result.positions = slot.positions.rows(0, result.num_tokens());
   return result;
 }
 
-void Stage::run_blocks(const MicroBatch& batch, const Tensor& input,
-                       const std::vector<BlockActivations>& kept, const Tensor& delta) {
-  const BlockBatch arrangement = block_batch(batch);
+void Stage::run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, const Tensor& input,
+                       const std::vector<BlockActivations>& kept, std::vector<OpGraph>& graphs,
+                       const Tensor& delta) {
+  if (arrangement.positions)
+    copy(batch.positions.view({arrangement.num_tokens()}), arrangement.positions);
   const std::int64_t tokens = arrangement.num_tokens();
   const Tensor first_input = kept[0].input.rows(0, tokens);
   if (range_.has_embedding) {
@@ -172,7 +179,11 @@ void Stage::run_blocks(const MicroBatch& batch, const Tensor& input,
   Tensor residual;
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const BlockActivations narrowed = kept[i].narrowed(tokens);
-    blocks_[i].forward(arrangement, rotary(), residual, i == 0 ? Tensor() : delta, narrowed, delta);
+    const Tensor in_delta = i == 0 ? Tensor() : delta;
+    const OpKey key = blocks_[i].key(arrangement, narrowed).add(residual).add(in_delta).add(delta);
+    graphs[i].run(device_, key, [&] {
+      blocks_[i].forward(arrangement, rotary(), residual, in_delta, narrowed, delta);
+    });
     residual = narrowed.middle;
   }
 }
@@ -222,7 +233,7 @@ Tensor Stage::forward(std::int64_t slot, const MicroBatch& batch, const Tensor& 
   const std::int64_t tokens = batch.tokens.num_elements();
   Workspace::Frame frame(device_);
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
-  run_blocks(batch, input, kept.blocks, delta);
+  run_blocks(batch, block_batch(batch, kept), input, kept.blocks, kept.forward, delta);
   const Tensor middle = kept.blocks.back().middle.rows(0, tokens);
   if (range_.has_head) return head_forward(batch, middle, delta, kept, gradient_scale);
   const Tensor output = kept.output.rows(0, tokens);
@@ -234,7 +245,7 @@ Tensor Stage::evaluate(const MicroBatch& batch, const Tensor& input) {
   const std::int64_t tokens = batch.tokens.num_elements();
   Workspace::Frame frame(device_);
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
-  run_blocks(batch, input, transient_, delta);
+  run_blocks(batch, block_batch(batch, slots_[0]), input, transient_, evaluation_, delta);
   const Tensor middle = transient_.back().middle.rows(0, tokens);
   if (range_.has_head) return head_forward(batch, middle, delta, slots_[0], 0.0f);
   const Tensor output = slots_[0].output.rows(0, tokens);
@@ -244,8 +255,8 @@ Tensor Stage::evaluate(const MicroBatch& batch, const Tensor& input) {
 
 Tensor Stage::backward(std::int64_t slot, const MicroBatch& batch, const Tensor& output_gradient,
                        GradientListener* listener) {
-  const Slot& kept = slots_[slot];
-  const BlockBatch arrangement = block_batch(batch);
+  Slot& kept = slots_[slot];
+  const BlockBatch arrangement = block_batch(batch, kept);
   const std::int64_t tokens = arrangement.num_tokens();
   Tensor dresidual;
   if (range_.has_head) {
@@ -260,10 +271,13 @@ Tensor Stage::backward(std::int64_t slot, const MicroBatch& batch, const Tensor&
   }
   for (std::size_t i = blocks_.size(); i-- > 0;) {
     const BlockActivations narrowed = kept.blocks[i].narrowed(tokens);
-    if (options_.policy == ActivationPolicy::recompute) {
-      blocks_[i].forward(arrangement, rotary(), {}, {}, narrowed, {});
-    }
-    blocks_[i].backward(arrangement, rotary(), narrowed, dresidual);
+    const OpKey key = blocks_[i].key(arrangement, narrowed).add(dresidual);
+    kept.backward[i].run(device_, key, [&] {
+      if (options_.policy == ActivationPolicy::recompute) {
+        blocks_[i].forward(arrangement, rotary(), {}, {}, narrowed, {});
+      }
+      blocks_[i].backward(arrangement, rotary(), narrowed, dresidual);
+    });
     if (listener != nullptr) {
       listener->gradients_ready(blocks_[i].first_parameter(), blocks_[i].num_parameters());
     }

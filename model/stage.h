@@ -5,6 +5,7 @@
 
 #include "kernels/device.h"
 #include "kernels/loss_totals.h"
+#include "kernels/op_graph.h"
 #include "model/block.h"
 #include "model/llama_config.h"
 #include "model/parameter.h"
@@ -107,8 +108,11 @@ class Stage {
  private:
   struct Slot {
     std::vector<BlockActivations> blocks;
-    Tensor output;             // without a head
-    Tensor residual_gradient;  // with a head: the gradient of the last block's output
+    Tensor positions;          // [tokens] i32
+    Tensor output;                 // without a head
+    Tensor residual_gradient;      // with a head: the gradient of the last block's output
+    std::vector<OpGraph> forward;  // by block
+    std::vector<OpGraph> backward;
   };
 
   void add_parameters();
@@ -116,10 +120,12 @@ class Stage {
   Tensor allocate_activation(Shape shape) { return allocate_activation(type(), shape); }
   Tensor allocate_activation(DType type, Shape shape);
   BlockActivations allocate_block();
-  BlockBatch block_batch(const MicroBatch& batch) const;
-  // The blocks' forward pass; returns what the last one adds to its `middle`.
-  void run_blocks(const MicroBatch& batch, const Tensor& input,
-                  const std::vector<BlockActivations>& kept, const Tensor& delta);
+  // With the positions at the slot's own place, so that each step's ops have the same operands.
+  BlockBatch block_batch(const MicroBatch& batch, const Slot& slot) const;
+  // The blocks' forward pass; `delta` receives what the last one adds to its `middle`.
+  void run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, const Tensor& input,
+                  const std::vector<BlockActivations>& kept, std::vector<OpGraph>& graphs,
+                  const Tensor& delta);
   Tensor head_forward(const MicroBatch& batch, const Tensor& middle, const Tensor& delta,
                       Slot& slot, float gradient_scale);
   const Tensor& head_gradient() const;
@@ -138,6 +144,7 @@ class Stage {
   std::vector<Buffer> activation_buffers_;
   std::vector<Slot> slots_;
   std::vector<BlockActivations> transient_;  // what evaluation and recomputation share
+  std::vector<OpGraph> evaluation_;          // by block
   Tensor input_gradient_;
   Tensor losses_;
   Tensor loss_totals_;  // [2] f64

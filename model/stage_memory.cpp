@@ -188,6 +188,7 @@ class ParameterPlan {
     buffer_elements += divide_up(elements, kAligned) * kAligned;
   }
 };
+  add("positions", slots * bytes_of(DType::i32, tokens));
 
 std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const StageRange& range,
                                             const StageOptions& options) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How `chaski bench train` scales: one table each for micro-batch, sequence length, processes, model size.
 
-    scripts/bench/scaling.py [--threads N] [--steps N] [--rounds N] [--only TABLE]
+    scripts/bench/scaling.py [--threads N] [--steps N] [--rounds N] [--only TABLE] [--presets NAME...]
 
 Prints Markdown. Every line is the median of its rounds, which take turns over the lines of a table. `share`
 is the GEMM share of the same runs. In the table of sequence lengths, `attention` is attention's time for
@@ -25,13 +25,20 @@ MPIRUN = shlex.split(os.environ.get("MPIRUN", "mpirun --oversubscribe --bind-to 
 MIB = 1 << 20
 
 
-def bench(arguments, processes=1):
+def bench(arguments, processes=1, programs=1):
+    """The report of `processes` that train together; of several `programs` at once that know nothing of each
+    other, the first one's with the tokens/s of all: what the machine gives two processes at its best."""
     launcher = [*MPIRUN, "-n", str(processes)] if processes > 1 else []
     command = [*launcher, CHASKI, "bench", "train", "--json", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"scaling.py: {shlex.join(command)} failed:\n{done.stderr}")
-    return json.loads(done.stdout)
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+               for _ in range(programs)]
+    printed = [program.communicate() for program in started]
+    for program, (_, complaint) in zip(started, printed):
+        if program.returncode:
+            sys.exit(f"scaling.py: {shlex.join(command)} failed:\n{complaint}")
+    reports = [json.loads(output) for output, _ in printed]
+    reports[0]["tokens_per_second"] = sum(report["tokens_per_second"] for report in reports)
+    return reports[0]
 
 
 def median(reports, key):
@@ -39,11 +46,11 @@ def median(reports, key):
 
 
 def in_turns(rounds, lines):
-    """lines: {name: (arguments, processes)}. The reports of each line."""
+    """lines: {name: (arguments, *how many processes and programs)}. The reports of each line."""
     reports = {name: [] for name in lines}
     for _ in range(rounds):
-        for name, (arguments, processes) in lines.items():
-            reports[name].append(bench(arguments, processes))
+        for name, (arguments, *how_many) in lines.items():
+            reports[name].append(bench(arguments, *how_many))
             print(f"  {name}: {reports[name][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
     return reports
 
@@ -72,7 +79,7 @@ def micro_batches(options):
     for rows in (1, 2, 4, 8, 16, 32):
         for passes in (True, False):
             arguments = ["--preset", "llama-60m", "--micro-batch", rows, *options.common]
-            lines[rows, passes] = (arguments + ([] if passes else ["--tokens-per-pass", 0]), 1)
+            lines[rows, passes] = (arguments + ([] if passes else ["--tokens-per-pass", 0]),)
     reports = in_turns(options.rounds, lines)
     table("llama-60m, rows of 256 tokens, by micro-batch and passes",
           ["micro-batch", "passes", "tokens/s", "share", *MEMORY],
@@ -83,7 +90,7 @@ def micro_batches(options):
 def sequences(options):
     lengths = (128, 256, 512, 1024, 2048, 4096)
     lines = {length: (["--preset", "llama-60m", "--micro-batch", 4096 // length, "--sequence-length", length,
-                       "--profile", *options.common], 1) for length in lengths}
+                       "--profile", *options.common],) for length in lengths}
     rows = []
     for length, runs in in_turns(options.rounds, lines).items():
         tokens = 4096
@@ -101,27 +108,30 @@ def sequences(options):
 
 def processes(options):
     rows = []
-    for preset in ("llama-9m", "llama-60m"):
+    for preset in options.presets:
         lines = {}
-        # As many tokens a step in all, then as many in each process.
-        for count, threads, batch in ((1, 1, 8), (1, 2, 8), (2, 1, 4), (4, 1, 2), (2, 1, 8)):
-            lines[count, threads, batch] = (["--preset", preset, "--micro-batch", batch, "--threads", threads,
-                                             "--steps", options.steps, "--warmup-steps", 1], count)
+        # As many tokens a step in all, then as many in each process; at last two programs side by side.
+        for count, threads, batch, programs in ((1, 1, 8, 1), (1, 2, 8, 1), (2, 1, 4, 1), (4, 1, 2, 1), (2, 1, 8, 1),
+                                                (1, 1, 8, 2)):
+            lines[count, threads, batch, programs] = (
+                ["--preset", preset, "--micro-batch", batch, "--threads", threads, "--steps", options.steps,
+                 "--warmup-steps", 1], count, programs)
         reports = in_turns(options.rounds, lines)
-        alone = median(reports[1, 1, 8], "tokens_per_second")
-        for (count, threads, batch), runs in reports.items():
+        alone = reports[1, 1, 8, 1]
+        for (count, threads, batch, programs), runs in reports.items():
+            ratios = [run["tokens_per_second"] / one["tokens_per_second"] for run, one in zip(runs, alone)]
             wait = median(runs, "communication_wait_seconds_per_step")
-            rows.append([preset, str(count), str(threads), str(batch), *speed_of(runs),
-                         f"{median(runs, 'tokens_per_second') / alone:.2f}", f"{1e3 * wait:.0f} ms",
-                         f"{runs[0]['peak_resident_bytes'] / MIB:.0f}"])
+            rows.append([preset, str(count) if programs == 1 else "2 apart", str(threads), str(batch),
+                         *speed_of(runs), f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                         f"{1e3 * wait:.0f} ms", f"{runs[0]['peak_resident_bytes'] / MIB:.0f}"])
     table("Processes; rows of 256 tokens",
-          ["model", "processes", "threads each", "rows each", "tokens/s", "share", "of 1 x 1", "wait a step",
-           "peak of rank 0, MiB"], rows)
+          ["model", "processes", "threads each", "rows each", "tokens/s", "share", "of 1 x 1 in the same round",
+           "wait a step", "peak of rank 0, MiB"], rows)
 
 
 def models(options):
     presets = ("llama-9m", "llama-20m", "llama-60m", "llama-130m", "llama-350m")
-    lines = {preset: (["--preset", preset, *options.common], 1) for preset in presets}
+    lines = {preset: (["--preset", preset, *options.common],) for preset in presets}
     table("8 x 256 tokens a step, by model", ["model", "parameters", "tokens/s", "share", *MEMORY],
           [[preset, f"{runs[0]['parameters'] / 1e6:.1f} M", *speed_of(runs), *memory_of(runs[0])]
            for preset, runs in in_turns(options.rounds, lines).items()])
@@ -135,6 +145,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a single process")
     parser.add_argument("--steps", type=int, default=3, help="measured steps of a run")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--presets", nargs="+", default=["llama-9m", "llama-60m"], help="of the processes' table")
     parser.add_argument("--only", choices=TABLES, help="one of the tables")
     options = parser.parse_args()
     if shutil.which(CHASKI) is None:

@@ -45,6 +45,15 @@ class CudaTraining(TrainingCase):
         self.assertEqual(self.losses("first"), self.losses("second"))
         self.assertEqual(self.weights("first"), self.weights("second"))
 
+    def test_graphs_change_no_bit(self):
+        # Two micro-batches a step, whose documents lie elsewhere each time.
+        settings = ["parallel.micro_batch=2", "data.reset_at_documents=true"]
+        for graphs in ("true", "false"):
+            done = self.train(graphs, settings=on("cuda", "auto", *settings, f"device.graphs={graphs}"))
+            self.assertNotIn("one by one", done.stdout + done.stderr)
+        self.assertEqual(self.losses("true"), self.losses("false"))
+        self.assertEqual(self.weights("true"), self.weights("false"))
+
     def test_two_halves_are_one_run(self):
         self.train("whole", settings=on("cuda"))
         self.train("halves", "--max-steps", 2, settings=on("cuda"))

@@ -1,7 +1,6 @@
 #include "parallel/activation_link.h"
 
 #include <stdexcept>
-#include <utility>
 
 #include "kernels/elementwise.h"
 
@@ -18,83 +17,73 @@ Tensor first_part(const Buffer& buffer, Shape shape) {
   return Tensor(whole.device(), whole.dtype(), shape, whole.raw());
 }
 
-std::vector<Buffer> allocate(Device& device, Shape shape, int count) {
+std::vector<Buffer> allocate(Device& device, const LinkOptions& options, int count) {
   std::vector<Buffer> buffers;
   for (int i = 0; i < count; ++i) {
-    buffers.push_back(device.allocate(DType::f32, shape, MemoryCategory::communication));
+    buffers.push_back(
+        device.allocate(options.dtype, options.largest, MemoryCategory::communication));
   }
   return buffers;
 }
 
 }  // namespace
 
-SendLink::SendLink(Communicator& communicator, Device& device, int to_rank, int tag, Shape largest,
+SendLink::SendLink(Communicator& communicator, Device& device, const LinkOptions& options,
                    int in_flight, int copies)
-    : communicator_(communicator),
-      to_rank_(to_rank),
-      tag_(tag),
-      copies_(allocate(device, largest, copies)),
-      requests_(static_cast<std::size_t>(copies > 0 ? copies : in_flight)) {}
-
-Request& SendLink::request_of(int micro_batch) {
-  return requests_[static_cast<std::size_t>(micro_batch) % requests_.size()];
-}
+    : tag_(options.tag),
+      num_slots_(copies > 0 ? copies : in_flight),
+      copies_(allocate(device, options, copies)),
+      channel_(open_channel(communicator, device,
+                            {Direction::send, options.peer, options.tag, num_slots_})) {}
 
 void SendLink::send(int micro_batch, const Tensor& tensor) {
   reclaim(micro_batch);
+  const int slot = micro_batch % num_slots_;
   Tensor message = tensor;
   if (!copies_.empty()) {
-    message =
-        first_part(copies_[static_cast<std::size_t>(micro_batch) % copies_.size()], tensor.shape());
+    message = first_part(copies_[static_cast<std::size_t>(slot)], tensor.shape());
     copy(tensor, message);
   }
-  request_of(micro_batch) = communicator_.isend(message, to_rank_, tag_);
+  channel_->start(slot, message);
 }
 
 void SendLink::reclaim(int micro_batch) {
-  communicator_.wait(request_of(micro_batch));
+  channel_->wait(micro_batch % num_slots_);
 }
 
 void SendLink::finish() {
-  communicator_.wait_all(requests_);
+  for (int slot = 0; slot < num_slots_; ++slot) channel_->wait(slot);
 }
 
-bool SendLink::drain(std::chrono::milliseconds limit) noexcept {
-  return communicator_.drain(requests_, limit);
-}
-
-ReceiveLink::ReceiveLink(Communicator& communicator, Device& device, int from_rank, int tag,
-                         Shape largest, int num_buffers)
-    : communicator_(communicator),
-      from_rank_(from_rank),
-      tag_(tag),
-      buffers_(allocate(device, largest, num_buffers)),
-      requests_(static_cast<std::size_t>(num_buffers)) {}
+ReceiveLink::ReceiveLink(Communicator& communicator, Device& device, const LinkOptions& options,
+                         int num_buffers)
+    : tag_(options.tag),
+      buffers_(allocate(device, options, num_buffers)),
+      channel_(open_channel(communicator, device,
+                            {Direction::receive, options.peer, options.tag, num_buffers})) {}
 
 void ReceiveLink::begin(const std::vector<Shape>& shapes) {
   shapes_ = shapes;
   for (int m = 0; m < std::ssize(buffers_); ++m) post(m);
 }
 
+Tensor ReceiveLink::target(int micro_batch) const {
+  return first_part(buffers_[static_cast<std::size_t>(slot_of(micro_batch))],
+                    shapes_[static_cast<std::size_t>(micro_batch)]);
+}
+
 void ReceiveLink::post(int micro_batch) {
   if (micro_batch >= std::ssize(shapes_)) return;
-  const std::size_t index = index_of(micro_batch);
-  const Tensor target = first_part(buffers_[index], shapes_[static_cast<std::size_t>(micro_batch)]);
-  requests_[index] = communicator_.irecv(target, from_rank_, tag_);
+  channel_->start(slot_of(micro_batch), target(micro_batch));
 }
 
 Tensor ReceiveLink::receive(int micro_batch) {
-  const std::size_t index = index_of(micro_batch);
-  communicator_.wait(requests_[index]);
-  return first_part(buffers_[index], shapes_[static_cast<std::size_t>(micro_batch)]);
+  channel_->wait(slot_of(micro_batch));
+  return target(micro_batch);
 }
 
 void ReceiveLink::release(int micro_batch) {
   post(micro_batch + static_cast<int>(buffers_.size()));
-}
-
-bool ReceiveLink::drain(std::chrono::milliseconds limit) noexcept {
-  return communicator_.drain(requests_, limit);
 }
 
 }  // namespace chaski

@@ -187,6 +187,15 @@ void Communicator::progress() {
   check(MPI_Iprobe(rank_, 0, comm_, &found, MPI_STATUS_IGNORE), "progress", rank_);
 }
 
+void Communicator::throw_if_peer_died() {
+  if (!runtime_.survives_failures()) return;
+  progress();
+  const std::vector<int> dead = dead_ranks();
+  if (dead.empty()) return;
+  broken_ = true;
+  throw PeerFailure(fmt::format("MPI: rank {} died", fmt::join(dead, ", ")), dead);
+}
+
 Request Communicator::iall_reduce_sum(float* data, std::int64_t count) {
   return iall_reduce(data, count, MPI_FLOAT, MPI_SUM);
 }

@@ -71,6 +71,9 @@ class Communicator {
   void wait_until(const std::function<Progress()>& step);
   // Lets MPI make progress on everything in flight.
   void progress();
+  // For whoever waits in wait_until() for something other than requests, which would tell him:
+  // throws PeerFailure when a process is known to be dead. Never where failures are not survived.
+  void throw_if_peer_died();
 
   // Collectives: every process must call them in the same order. Sums are in place, in an order
   // that depends on the number of processes only: the same bits on all of them and in every run.

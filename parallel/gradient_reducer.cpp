@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <fmt/format.h>
-#include <optional>
 #include <stdexcept>
 
-#include "parallel/segment_exchange.h"
+#include "parallel/gradient_exchange.h"
 
 namespace chaski {
 namespace {
@@ -34,7 +33,8 @@ struct GradientReducer::Implementation {
           options.bucket_bytes, options.min_buckets, kMaxBuckets));
     }
     if (ranks.size() > 1) {
-      exchange.emplace(communicator, std::move(ranks), stage, parameters.device());
+      exchange =
+          create_gradient_exchange(communicator, std::move(ranks), stage, parameters.device());
     }
     rebuild();
   }
@@ -71,21 +71,23 @@ struct GradientReducer::Implementation {
   // Parameters [first, last] with what lies between them; frozen ones have no gradient.
   void add_bucket(std::int64_t first, std::int64_t last) {
     Bucket bucket;
-    float* begin = nullptr;
-    float* end = nullptr;
+    char* begin = nullptr;
+    char* end = nullptr;
     for (std::int64_t i = first; i <= last; ++i) {
       const Tensor& gradient = parameters[i].gradient;
       if (gradient.empty()) continue;
-      if (begin == nullptr) begin = gradient.f32();
-      if (gradient.f32() < end) {
+      char* const data = static_cast<char*>(gradient.raw());
+      if (begin == nullptr) begin = data;
+      if (data < end) {
         throw std::logic_error("gradients are not in the order of the parameters: " +
                                parameters[i].name);
       }
-      end = gradient.f32() + gradient.num_elements();
+      end = data + gradient.num_bytes();
       bucket_of[static_cast<std::size_t>(i)] = std::ssize(buckets);
       ++bucket.num_parameters;
     }
-    bucket.gradients = Tensor(parameters.device(), DType::f32, {end - begin}, begin);
+    const DType type = parameters.types().gradients;
+    bucket.gradients = Tensor(parameters.device(), type, {(end - begin) / size_of(type)}, begin);
     buckets.push_back(bucket);
   }
 
@@ -119,9 +121,11 @@ struct GradientReducer::Implementation {
   }
 
   void finish(std::span<double> scalars) {
-    const auto begin = std::chrono::steady_clock::now();
     num_started = std::ssize(buckets);
     exchange->start(num_started);
+    // What a GPU still computes is no waiting for others.
+    parameters.device().synchronize();
+    const auto begin = std::chrono::steady_clock::now();
     exchange->finish(scalars);
     reset();
     wait_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -129,10 +133,10 @@ struct GradientReducer::Implementation {
 
   ParameterSet& parameters;
   GradientReducerOptions options;
-  std::optional<SegmentExchange> exchange;  // none with one rank
-  std::vector<Bucket> buckets;              // in the order in which they are started
-  std::vector<std::int64_t> bucket_of;      // by parameter
-  std::vector<bool> announced;              // by parameter
+  std::unique_ptr<GradientExchange> exchange;  // none with one rank
+  std::vector<Bucket> buckets;                 // in the order in which they are started
+  std::vector<std::int64_t> bucket_of;         // by parameter
+  std::vector<bool> announced;                 // by parameter
   std::int64_t num_started = 0;
   double wait_seconds = 0;
 };

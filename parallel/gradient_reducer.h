@@ -21,14 +21,17 @@ struct GradientReducerOptions {
 
 // Sums a stage's gradients over the processes that host its replicas, while the backward pass still
 // runs: give it to the last micro-batch as its GradientListener. In place, on the gradient buffer.
-// The sum of an element is taken in ascending order of ranks by one process and sent to the others:
-// the same bits everywhere and in every run.
+// All ranks get the same bits. On CPUs the sum of an element is taken in ascending order of ranks
+// by one process and sent to the others: the same in every run. On GPUs NCCL takes it, in an order
+// of its own: the same in every run where the GPUs, their links and NCCL's choices (NCCL_ALGO and
+// NCCL_PROTO fix them) are the same; gradients in bf16 are rounded with each addition.
 class GradientReducer : public GradientListener {
  public:
   static constexpr int kMaxBuckets = 256;
 
   // `ranks`: as Roster::ranks_of_stage, this process among them. `stage` keeps the messages of
-  // different stages apart. With one rank nothing is ever sent.
+  // different stages apart. With one rank nothing is ever sent. On GPUs all ranks must make theirs
+  // at a time. Throws std::invalid_argument where the program lacks NCCL.
   GradientReducer(Communicator& communicator, std::vector<int> ranks, int stage,
                   ParameterSet& parameters, const GradientReducerOptions& options = {});
   ~GradientReducer() override;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <fmt/format.h>
+#include <functional>
+#include <map>
 #include <optional>
 #include <stdexcept>
 #include <utility>
@@ -90,7 +92,8 @@ struct PipelineExecutor::Implementation {
       lanes[i].in_flight =
           max_in_flight(kind, hosted[i].slot.stage, roster.num_stages(), num_micro_batches);
     }
-    for (Lane& lane : lanes) connect(lane, roster);
+    for (Lane& lane : lanes) create_links(lane, roster);
+    connect_links();
     find_last_backward_passes();
   }
 
@@ -105,41 +108,62 @@ struct PipelineExecutor::Implementation {
     return wait();
   }
 
-  void connect(Lane& lane, const Roster& roster) {
+  void create_links(Lane& lane, const Roster& roster) {
     const auto in_flight = static_cast<std::size_t>(lane.in_flight);
     lane.inputs.resize(in_flight);
     lane.outputs.resize(in_flight);
     lane.output_gradients.resize(in_flight);
     const StageOptions& options = lane.stage().options();
-    const Shape largest{options.micro_batch * options.sequence_length,
-                        lane.stage().config().hidden_size};
+    LinkOptions link;
+    link.dtype = lane.stage().parameters().types().compute;
+    link.largest = {options.micro_batch * options.sequence_length,
+                    lane.stage().config().hidden_size};
+    const auto to = [&](Slot neighbour, int tag) {
+      link.peer = roster.rank_of(neighbour);
+      link.tag = tag;
+      return link;
+    };
     Device& device = lane.stage().parameters().device();
     const Slot slot = lane.hosted.slot;
     if (const auto previous = roster.previous_stage(slot)) {
       lane.previous = lane_of(*previous);
       if (lane.previous == nullptr) {
-        const int peer = roster.rank_of(*previous);
-        lane.activations_in.emplace(communicator, device, peer, activation_tag(roster, *previous),
-                                    largest, kMessageBuffers);
-        lane.gradients_out.emplace(communicator, device, peer, gradient_tag(roster, slot), largest,
+        lane.activations_in.emplace(communicator, device,
+                                    to(*previous, activation_tag(roster, *previous)),
+                                    kMessageBuffers);
+        lane.gradients_out.emplace(communicator, device, to(*previous, gradient_tag(roster, slot)),
                                    kMessageBuffers, kMessageBuffers);
       }
     }
     if (const auto next = roster.next_stage(slot)) {
       lane.next = lane_of(*next);
       if (lane.next == nullptr) {
-        const int peer = roster.rank_of(*next);
-        lane.activations_out.emplace(communicator, device, peer, activation_tag(roster, slot),
-                                     largest, lane.in_flight, 0);
-        lane.gradients_in.emplace(communicator, device, peer, gradient_tag(roster, *next), largest,
+        lane.activations_out.emplace(communicator, device, to(*next, activation_tag(roster, slot)),
+                                     lane.in_flight, 0);
+        lane.gradients_in.emplace(communicator, device, to(*next, gradient_tag(roster, *next)),
                                   kMessageBuffers);
       } else {
         for (int i = 0; i < lane.in_flight; ++i) {
           lane.local_gradients.push_back(
-              device.allocate(DType::f32, largest, MemoryCategory::communication));
+              device.allocate(link.dtype, link.largest, MemoryCategory::communication));
         }
       }
     }
+  }
+
+  // In one order on all processes: nobody waits for one who waits for him.
+  void connect_links() {
+    std::map<int, std::function<void()>> by_tag;
+    const auto add = [&](auto& link) {
+      if (link) by_tag[link->tag()] = [&link] { link->connect(); };
+    };
+    for (Lane& lane : lanes) {
+      add(lane.activations_in);
+      add(lane.gradients_in);
+      add(lane.activations_out);
+      add(lane.gradients_out);
+    }
+    for (const auto& [tag, connect] : by_tag) connect();
   }
 
   Lane* lane_of(Slot slot) {
@@ -219,8 +243,8 @@ struct PipelineExecutor::Implementation {
   static void hand_back(const Lane& lane, int m) {
     Lane& to = *lane.previous;
     const Buffer& buffer = to.local_gradients[to.index(m)];
-    const Tensor target(buffer.tensor().device(), DType::f32, lane.input_gradient.shape(),
-                        buffer.tensor().raw());
+    const Tensor target(buffer.tensor().device(), buffer.tensor().dtype(),
+                        lane.input_gradient.shape(), buffer.tensor().raw());
     copy(lane.input_gradient, target);
     to.output_gradients[to.index(m)] = target;
   }
@@ -237,6 +261,7 @@ struct PipelineExecutor::Implementation {
   void begin_result() {
     take_loss_totals();  // of a step that was given up
     result = {};
+    connect_links();  // anew after such a step
   }
 
   PipelineResult run_step(const BatchSource& source, float gradient_scale) {

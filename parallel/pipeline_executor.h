@@ -28,7 +28,8 @@ using BatchSource = std::function<MicroBatch(int replica, int micro_batch)>;
 struct PipelineResult {
   double loss_sum = 0;  // Σ over targets of this process's slots, nats; 0 before the last stage
   std::int64_t num_targets = 0;  // likewise
-  double wait_seconds = 0;       // spent waiting for other stages
+  // Spent waiting for other stages; a GPU may still have computed meanwhile.
+  double wait_seconds = 0;
 };
 
 // Executes this process's part of a step: the programs of its slots, interleaved, moving
@@ -37,8 +38,8 @@ class PipelineExecutor {
  public:
   // Allocates the message buffers (category communication). Every slot of `hosted` must be hosted
   // by this process in the roster and none be left out; the stages' options give micro-batch and
-  // sequence length and must leave room for max_in_flight micro-batches.
-  // Throws std::invalid_argument otherwise.
+  // sequence length and must leave room for max_in_flight micro-batches. On GPUs all processes must
+  // make theirs at a time. Throws std::invalid_argument otherwise.
   PipelineExecutor(Communicator& communicator, const Roster& roster, ScheduleKind kind,
                    int num_micro_batches, const std::vector<HostedSlot>& hosted);
   ~PipelineExecutor();

@@ -1,8 +1,6 @@
 #include "parallel/segment_exchange.h"
 
 #include <algorithm>
-#include <fmt/format.h>
-#include <stdexcept>
 
 #include "kernels/elementwise.h"
 #include "parallel/message_tags.h"
@@ -23,22 +21,14 @@ std::int64_t segment_size(std::size_t group_size) {
 
 }  // namespace
 
-SegmentExchange::SegmentExchange(Communicator& communicator, std::vector<int> ranks, int stream,
+SegmentExchange::SegmentExchange(Communicator& communicator, std::vector<int> ranks, int stage,
                                  Device& device)
     : communicator_(communicator),
       device_(device),
-      stream_(stream),
-      segment_elements_(segment_size(ranks.size())) {
+      stage_(stage),
+      segment_elements_(segment_size(ranks.size())),
+      scalars_(communicator, ranks, scalar_tag(stage)) {
   const auto self = std::find(ranks.begin(), ranks.end(), communicator.rank());
-  if (self == ranks.end() || !std::is_sorted(ranks.begin(), ranks.end()) || ranks.size() < 2) {
-    throw std::invalid_argument(fmt::format(
-        "an exchange of rank {} needs ascending ranks, its own among them", communicator.rank()));
-  }
-  if (scalar_tag(stream) > communicator.max_tag()) {
-    throw std::invalid_argument(
-        fmt::format("parallel: stage {} needs message tag {}; this MPI allows up to {}", stream,
-                    scalar_tag(stream), communicator.max_tag()));
-  }
   position_ = static_cast<std::size_t>(self - ranks.begin());
   peers_.resize(ranks.size() - 1);
   buffer_ = device.allocate(DType::f32,
@@ -49,7 +39,6 @@ SegmentExchange::SegmentExchange(Communicator& communicator, std::vector<int> ra
     peers_[i].rank = ranks[peers_[i].position];
     peers_[i].incoming = buffer_.tensor().rows(static_cast<std::int64_t>(i), 1);
   }
-  own_scalars_.reserve(kMaxScalars);
 }
 
 void SegmentExchange::plan(std::span<const Tensor> tensors) {
@@ -114,7 +103,7 @@ void SegmentExchange::move_parts(Peer& peer) {
   while (peer.parts_in.started < std::min(started_segments(position_), num_summed_ + kWindow)) {
     const std::int64_t i = peer.parts_in.started++;
     const Tensor target = incoming(peer, i, mine[static_cast<std::size_t>(i)].count);
-    peer.parts_in.slot(i) = communicator_.irecv(target, peer.rank, reduce_scatter_tag(stream_));
+    peer.parts_in.slot(i) = communicator_.irecv(target, peer.rank, reduce_scatter_tag(stage_));
   }
   poll(peer.parts_in);
   // My version of its piece, and, once that has left, the sum into the same place.
@@ -124,14 +113,14 @@ void SegmentExchange::move_parts(Peer& peer) {
     const std::int64_t i = peer.parts_out.started++;
     const Segment& segment = theirs[static_cast<std::size_t>(i)];
     peer.parts_out.slot(i) =
-        communicator_.isend(segment.data, segment.bytes(), peer.rank, reduce_scatter_tag(stream_));
+        communicator_.isend(segment.data, segment.bytes(), peer.rank, reduce_scatter_tag(stage_));
   }
   poll(peer.sums_in);
   while (!peer.sums_in.full() && peer.sums_in.started < peer.parts_out.done) {
     const std::int64_t i = peer.sums_in.started++;
     const Segment& segment = theirs[static_cast<std::size_t>(i)];
     peer.sums_in.slot(i) =
-        communicator_.irecv(segment.data, segment.bytes(), peer.rank, all_gather_tag(stream_));
+        communicator_.irecv(segment.data, segment.bytes(), peer.rank, all_gather_tag(stage_));
   }
   poll(peer.sums_out);
 }
@@ -160,7 +149,7 @@ void SegmentExchange::sum_segments() {
     if (!below.empty()) add(below, own, own);
     for (Peer& peer : peers_) {
       peer.sums_out.slot(peer.sums_out.started++) =
-          communicator_.isend(segment.data, segment.bytes(), peer.rank, all_gather_tag(stream_));
+          communicator_.isend(segment.data, segment.bytes(), peer.rank, all_gather_tag(stage_));
     }
     ++num_summed_;
   }
@@ -192,47 +181,14 @@ bool SegmentExchange::complete() const {
 }
 
 void SegmentExchange::finish(std::span<double> scalars) {
-  exchange_scalars(scalars);
+  scalars_.start(scalars);
   communicator_.wait_until([this] {
     const bool moved = advance();
-    if (complete()) return Progress::done;
+    if (scalars_.complete() && complete()) return Progress::done;
     return moved ? Progress::some : Progress::none;
   });
+  scalars_.take_sums(scalars);
   reset();
-}
-
-void SegmentExchange::exchange_scalars(std::span<double> scalars) {
-  if (scalars.empty()) return;
-  if (std::ssize(scalars) > kMaxScalars) {
-    throw std::invalid_argument(
-        fmt::format("{} scalars to reduce; at most {}", scalars.size(), kMaxScalars));
-  }
-  own_scalars_.assign(scalars.begin(), scalars.end());
-  const auto bytes = static_cast<std::int64_t>(scalars.size_bytes());
-  for (Peer& peer : peers_) {
-    peer.scalars_in =
-        communicator_.irecv(peer.scalars.data(), bytes, peer.rank, scalar_tag(stream_));
-    peer.scalars_out =
-        communicator_.isend(own_scalars_.data(), bytes, peer.rank, scalar_tag(stream_));
-  }
-  communicator_.wait_until([this] {
-    const bool moved = advance();
-    bool done = true;
-    for (Peer& peer : peers_) {
-      done = communicator_.test(peer.scalars_in) && done;
-      done = communicator_.test(peer.scalars_out) && done;
-    }
-    if (done) return Progress::done;
-    return moved ? Progress::some : Progress::none;
-  });
-  std::fill(scalars.begin(), scalars.end(), 0.0);
-  for (std::size_t position = 0; position <= peers_.size(); ++position) {
-    const double* values = own_scalars_.data();
-    if (position != position_) {
-      values = peers_[position < position_ ? position : position - 1].scalars.data();
-    }
-    for (std::size_t i = 0; i < scalars.size(); ++i) scalars[i] += values[i];
-  }
 }
 
 void SegmentExchange::abort() noexcept {
@@ -244,9 +200,8 @@ void SegmentExchange::abort() noexcept {
     for (Channel* channel : {&peer.parts_out, &peer.parts_in, &peer.sums_out, &peer.sums_in}) {
       drain(channel->requests);
     }
-    drain({&peer.scalars_in, 1});
-    drain({&peer.scalars_out, 1});
   }
+  scalars_.drain(limit);
   reset();
 }
 

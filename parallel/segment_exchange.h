@@ -8,37 +8,29 @@
 #include "kernels/device.h"
 #include "kernels/tensor.h"
 #include "parallel/communicator.h"
+#include "parallel/gradient_exchange.h"
+#include "parallel/scalar_exchange.h"
 
 namespace chaski {
 
-// An all-reduce (sum) in place over a group of processes, built on messages: reduce-scatter, then
-// all-gather, in segments, so that adding one segment overlaps with the transfer of others and data
+// The exchange of f32 tensors in host memory, built on messages: reduce-scatter, then all-gather,
+// in segments, so that adding one segment overlaps with the transfer of others and data
 // is added while it is in the cache. Each process owns an equal piece of every tensor: it gets the
 // others' versions of the piece, adds them in ascending order of ranks, and sends the sum back to
 // all. Compared with MPI_Iallreduce of Open MPI 5 it moves less over shared memory, is associated
-// in a known order, and needs no communicator of the group, which a failure would invalidate.
-class SegmentExchange {
+// in a known order, and needs no communicator of the group, which a failure would invalidate. The
+// same bits on every process and in every run.
+class SegmentExchange final : public GradientExchange {
  public:
-  // `ranks` ascending, at least two, this process among them. `stream` keeps exchanges apart that
-  // the same processes have at a time.
-  SegmentExchange(Communicator& communicator, std::vector<int> ranks, int stream, Device& device);
+  // As create_gradient_exchange.
+  SegmentExchange(Communicator& communicator, std::vector<int> ranks, int stage, Device& device);
 
-  // The tensors of a round, the same shapes on all processes. Nothing may be in flight.
-  void plan(std::span<const Tensor> tensors);
-
-  // Tensors 0 … count - 1 may be sent; counts only grow during a round.
-  void start(std::int64_t count);
-  // Moves what can be moved without waiting; true when something moved. Throws PeerFailure.
-  bool advance();
-  // Waits until all tensors hold the sums, everywhere needed here; sums `scalars` too, at most
-  // kMaxScalars. Ends the round. Throws PeerFailure.
-  void finish(std::span<double> scalars);
-  // Ends the round whatever its state: waits for what is in flight to end, a few seconds at most.
-  void abort() noexcept;
-
-  std::int64_t bytes_per_round() const { return bytes_per_round_; }
-
-  static constexpr std::int64_t kMaxScalars = 64;
+  void plan(std::span<const Tensor> tensors) override;
+  void start(std::int64_t count) override;
+  bool advance() override;
+  void finish(std::span<double> scalars) override;
+  void abort() noexcept override;
+  std::int64_t bytes_per_round() const override { return bytes_per_round_; }
 
  private:
   static constexpr int kWindow = 4;  // segments in flight per stream and peer
@@ -64,9 +56,6 @@ class SegmentExchange {
     Channel sums_out;          // my piece's sums
     Channel sums_in;           // its piece's sums
     Tensor incoming;           // [kWindow · segment]
-    std::array<double, kMaxScalars> scalars{};
-    Request scalars_in;
-    Request scalars_out;
   };
 
   void move_parts(Peer& peer);
@@ -76,12 +65,11 @@ class SegmentExchange {
   std::int64_t started_segments(std::size_t position) const;
   bool complete() const;
   std::int64_t num_messages_done() const;
-  void exchange_scalars(std::span<double> scalars);
   void reset();
 
   Communicator& communicator_;
   Device& device_;
-  int stream_;
+  int stage_;
   std::size_t position_ = 0;  // of this process in the group
   std::int64_t segment_elements_ = 0;
   std::vector<Peer> peers_;  // ascending by rank, without this process
@@ -92,7 +80,7 @@ class SegmentExchange {
   std::int64_t num_started_ = 0;
   std::int64_t num_summed_ = 0;
   std::int64_t bytes_per_round_ = 0;
-  std::vector<double> own_scalars_;
+  ScalarExchange scalars_;
 };
 
 }  // namespace chaski

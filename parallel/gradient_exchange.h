@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/device.h"
+#include "kernels/tensor.h"
+#include "parallel/communicator.h"
+
+namespace chaski {
+
+// An all-reduce (sum) in place of a list of tensors over a group of processes, a round a step. What
+// it promises about bits: every process gets the same ones.
+class GradientExchange {
+ public:
+  virtual ~GradientExchange() = default;
+
+  // The tensors of a round, the same shapes on all processes. Nothing may be in flight.
+  virtual void plan(std::span<const Tensor> tensors) = 0;
+
+  // Tensors 0 … count - 1 may be sent; counts only grow during a round.
+  virtual void start(std::int64_t count) = 0;
+  // Moves what can be moved without waiting; true when something moved. Throws PeerFailure.
+  virtual bool advance() = 0;
+  // Waits until all tensors hold the sums, everywhere needed here; sums `scalars` too, at most
+  // ScalarExchange::kMaxScalars. Ends the round. Throws PeerFailure.
+  virtual void finish(std::span<double> scalars) = 0;
+  // Ends the round whatever its state: waits for what is in flight to end, a few seconds at most.
+  virtual void abort() noexcept = 0;
+
+  virtual std::int64_t bytes_per_round() const = 0;  // sent by this process
+};
+
+// Over messages from a CPU's memory, by NCCL from a GPU's. `ranks` ascending, at least two, this
+// process among them. `stage` keeps exchanges apart that the same processes have at a time. On GPUs
+// all of the group must call it at a time. Throws std::invalid_argument where the program cannot.
+std::unique_ptr<GradientExchange> create_gradient_exchange(Communicator& communicator,
+                                                           std::vector<int> ranks, int stage,
+                                                           Device& device);
+
+}  // namespace chaski

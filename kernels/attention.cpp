@@ -38,6 +38,17 @@ void require_positions(const char* op, const AttentionShape& shape, const Tensor
   require_elements(op, "positions", positions, shape.num_tokens());
 }
 
+// Without operands.
+AttentionProblem problem_of(const AttentionShape& shape) {
+  AttentionProblem problem{};
+  problem.batch = shape.batch;
+  problem.num_queries = shape.sequence_length;
+  problem.num_heads = shape.num_heads;
+  problem.num_kv_heads = shape.num_kv_heads;
+  problem.head_dim = shape.head_dim;
+  return problem;
+}
+
 AttentionProblem fused_problem(const AttentionShape& shape, const Tensor& qkv,
                                const Tensor& positions) {
   const float* queries = qkv.f32();
@@ -61,11 +72,17 @@ int threads_for_problem(const Device& device, const AttentionProblem& problem) {
                      problem.batch * problem.num_queries * problem.num_heads * problem.head_dim);
 }
 
+// Of all threads.
+template <typename Kernel>
+Shape scratch_shape(const Device& device, const Kernel& kernel, const AttentionProblem& problem) {
+  return {threads_for_problem(device, problem), kernel.scratch_floats(problem)};
+}
+
 void run_forward(Device& device, const AttentionProblem& problem, float* out, float* log_sum_exp) {
   const AttentionForwardKernel& cpu = CHASKI_CPU_KERNELS(attention_forward_kernel);
   const int threads = threads_for_problem(device, problem);
   Workspace::Frame frame(device);
-  const Tensor scratch = frame.f32({threads, cpu.scratch_floats(problem)});
+  const Tensor scratch = frame.f32(scratch_shape(device, cpu, problem));
   cpu.run(problem, out, log_sum_exp, scratch.f32(), threads);
 }
 
@@ -116,7 +133,7 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
   const AttentionBackwardKernel& cpu = CHASKI_CPU_KERNELS(attention_backward_kernel);
   const int threads = threads_for_problem(device, problem);
   Workspace::Frame frame(device);
-  const Tensor scratch = frame.f32({threads, cpu.scratch_floats(problem)});
+  const Tensor scratch = frame.f32(scratch_shape(device, cpu, problem));
   float* dqueries = dqkv.f32();
   float* dkeys = dqueries + shape.query_size();
   cpu.run(problem, out.f32(), log_sum_exp.f32(), dout.f32(), dqueries, dkeys,
@@ -156,6 +173,20 @@ void attention_decode(const AttentionShape& shape, const Tensor& qkv, std::int64
   const Tensor scratch = frame.f32({cpu.scratch_floats(problem)});
   cpu.run(problem, out.f32(), scratch.f32(),
           threads_for(device, (past + shape.sequence_length) * shape.kv_size()));
+}
+
+std::int64_t attention_workspace_bytes(Device& device, AttentionPass pass,
+                                       const AttentionShape& shape,
+                                       [[maybe_unused]] DType activations) {
+  require_valid("attention_workspace_bytes", shape);
+  if (device.is_planned()) return cuda::tiled_attention_workspace_bytes(pass, shape);
+  CHASKI_CUDA_OP(device, attention_workspace_bytes(device, pass, shape, activations));
+  const AttentionProblem problem = problem_of(shape);
+  const Shape scratch =
+      pass == AttentionPass::forward
+          ? scratch_shape(device, CHASKI_CPU_KERNELS(attention_forward_kernel), problem)
+          : scratch_shape(device, CHASKI_CPU_KERNELS(attention_backward_kernel), problem);
+  return charged_bytes(scratch.num_elements() * static_cast<std::int64_t>(sizeof(float)));
 }
 
 std::string attention_implementation(Device& device, const AttentionShape& shape,

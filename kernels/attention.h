@@ -40,6 +40,12 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
                         const Tensor& out, const Tensor& log_sum_exp, const Tensor& dout,
                         const Tensor& dqkv);
 
+enum class AttentionPass { forward, backward };
+// Bytes of workspace that such a pass takes at most, with documents or without. Of a GPU that is
+// only planned for, without what cuDNN may take, which nothing but it knows.
+std::int64_t attention_workspace_bytes(Device& device, AttentionPass pass,
+                                       const AttentionShape& shape, DType activations);
+
 // Decoding: the shape's sequence_length new tokens (batch must be 1) at positions past …
 // past + sequence_length - 1. Their keys and values are appended to the caches
 // [capacity, kv_size] first; then each attends to all up to itself.

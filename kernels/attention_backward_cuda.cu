@@ -281,7 +281,7 @@ void tiled_attention_backward(const AttentionShape& shape, const Tensor& qkv,
                               const Tensor& dout, const Tensor& dqkv) {
   Device& device = qkv.device();
   Workspace::Frame frame(device);
-  const std::int64_t rows = shape.num_tokens() * shape.num_heads;
+  const std::int64_t rows = num_row_dots(shape);
   const Tensor row_dots = frame.f32({rows});
   with_element_type("attention_backward", qkv, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;

@@ -1,5 +1,7 @@
 #include "kernels/attention_cuda.h"
 
+#include <algorithm>
+
 #include "kernels/cudnn_attention.h"
 #include "kernels/device.h"
 
@@ -25,6 +27,14 @@ std::string attention_implementation(Device& device, const AttentionShape& shape
                                      bool documents) {
   const std::string reason = reason_for_tiles(device, shape, activations, documents);
   return reason.empty() ? describe_cudnn() : "tiles (" + reason + ")";
+}
+
+std::int64_t attention_workspace_bytes(Device& device, AttentionPass pass,
+                                       const AttentionShape& shape, DType activations) {
+  const std::int64_t tiled = tiled_attention_workspace_bytes(pass, shape);
+  constexpr bool kDocuments = false;
+  if (!reason_for_tiles(device, shape, activations, kDocuments).empty()) return tiled;
+  return std::max(tiled, cudnn_workspace_bytes(device, pass, shape));
 }
 
 void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "kernels/attention.h"
+#include "kernels/device.h"
 
 namespace chaski::cuda {
 
@@ -10,6 +11,8 @@ namespace chaski::cuda {
 // cuDNN's where it takes such operands, else the tiled kernels.
 std::string attention_implementation(Device& device, const AttentionShape& shape, DType activations,
                                      bool documents);
+std::int64_t attention_workspace_bytes(Device& device, AttentionPass pass,
+                                       const AttentionShape& shape, DType activations);
 void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
                        const Tensor& out, const Tensor& log_sum_exp);
 void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
@@ -24,5 +27,15 @@ void tiled_attention_forward(const AttentionShape& shape, const Tensor& qkv,
 void tiled_attention_backward(const AttentionShape& shape, const Tensor& qkv,
                               const Tensor& positions, const Tensor& out, const Tensor& log_sum_exp,
                               const Tensor& dout, const Tensor& dqkv);
+
+// Of one query with its gradient each: floats that the backward pass keeps in the workspace.
+inline std::int64_t num_row_dots(const AttentionShape& shape) {
+  return shape.num_tokens() * shape.num_heads;
+}
+inline std::int64_t tiled_attention_workspace_bytes(AttentionPass pass,
+                                                    const AttentionShape& shape) {
+  if (pass == AttentionPass::forward) return 0;
+  return charged_bytes(num_row_dots(shape) * static_cast<std::int64_t>(sizeof(float)));
+}
 
 }  // namespace chaski::cuda

@@ -16,6 +16,10 @@ std::string describe_cudnn() {
   return "no cuDNN";
 }
 
+std::int64_t cudnn_workspace_bytes(Device&, AttentionPass, const AttentionShape&) {
+  return 0;
+}
+
 void cudnn_attention_forward(const AttentionShape&, const Tensor&, const Tensor&, const Tensor&) {
   throw std::logic_error("cudnn_attention_forward: built without cuDNN");
 }

@@ -158,4 +158,23 @@ void head_loss_forward_backward(const HeadLoss& head, float scale, const Tensor&
   for_each_chunk(checked, head, forward_backward_chunk, skip_chunk);
 }
 
+std::int64_t head_loss_workspace_bytes(Device& device, const HeadLossSize& size, bool training) {
+  const std::int64_t chunk = std::min(size.chunk, size.num_tokens);
+  const auto products = [&](std::int64_t tokens) {
+    const auto product = [&](LinearPass pass) {
+      return linear_workspace_bytes(device, pass, tokens, size.hidden_size, size.vocab_size);
+    };
+    if (!training || tokens == 0) return product(LinearPass::forward);
+    // The logits' gradient lies over them where they have one type.
+    const std::int64_t gradient =
+        size.type == DType::f32 ? 0 : charged_bytes(tokens * size.vocab_size * size_of(size.type));
+    return std::max(product(LinearPass::forward),
+                    gradient + std::max(product(LinearPass::backward_input),
+                                        product(LinearPass::backward_weight)));
+  };
+  const std::int64_t logits = charged_bytes(chunk * size.vocab_size * size_of(DType::f32));
+  const std::int64_t last = size.num_tokens % chunk;
+  return logits + std::max(products(chunk), last > 0 ? products(last) : 0);
+}
+
 }  // namespace chaski

@@ -15,8 +15,6 @@
 namespace chaski::cuda {
 namespace {
 
-// What NVIDIA recommends for Hopper; older GPUs use less of it.
-constexpr std::int64_t kWorkspaceBytes = std::int64_t{32} << 20;
 // The library's own assumption for pointers, and so the largest alignment that makes a difference.
 constexpr std::uint32_t kFullAlignment = 256;
 
@@ -181,7 +179,7 @@ class Plan {
     check(cublas().Matmul(library, operation_.get(), &alpha, product.b.raw(), b_.get(),
                           product.a.raw(), a_.get(), &beta, product.out.raw(), out_.get(),
                           product.out.raw(), out_.get(), &algorithm_, workspace,
-                          static_cast<std::size_t>(kWorkspaceBytes), stream),
+                          static_cast<std::size_t>(kGemmWorkspaceBytes), stream),
           "a product");
   }
 
@@ -211,7 +209,7 @@ class Plan {
           cublas().MatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)),
           "stating a preference");
     };
-    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::size_t>(kWorkspaceBytes));
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::size_t>(kGemmWorkspaceBytes));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(product.b));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(product.a));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(product.out));
@@ -268,12 +266,8 @@ void gemm(Device& device, const Matrix& a, Transpose transpose_a, const Matrix& 
   Plans& plans = context.state<Plans>();
   const Plan& plan = plans.plan(product);
   Workspace::Frame frame(device);
-  const Tensor workspace = frame.tensor(DType::u8, {kWorkspaceBytes});
+  const Tensor workspace = frame.tensor(DType::u8, {kGemmWorkspaceBytes});
   plan.run(plans.library(), product, workspace.raw(), context.stream());
-}
-
-std::int64_t gemm_workspace_bytes(Device&) {
-  return kWorkspaceBytes;
 }
 
 const char* gemm_library_name() {

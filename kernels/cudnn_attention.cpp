@@ -46,12 +46,11 @@ Dims strides_of(const AttentionShape& shape, std::int64_t row_size) {
 // One pass of one shape, ready to run.
 struct Plan {
   std::shared_ptr<Graph> graph;
-  std::int64_t workspace_bytes = 0;
+  std::int64_t workspace_bytes = 1;
 
   void run(const char* op, cudnnHandle_t handle, Device& device, Pointers pointers) const {
     Workspace::Frame frame(device);
-    // At least one byte, so that the pointer is none of nothing.
-    const Tensor workspace = frame.tensor(DType::u8, {std::max<std::int64_t>(workspace_bytes, 1)});
+    const Tensor workspace = frame.tensor(DType::u8, {workspace_bytes});
     const fe::error_t status = graph->execute(handle, pointers, workspace.raw());
     if (status.is_bad())
       throw std::runtime_error(fmt::format("{}: cuDNN failed: {}", op, status.err_msg));
@@ -101,7 +100,8 @@ class GraphBuilder {
     const fe::error_t status = graph_->build(handle, {fe::HeurMode_t::A});
     if (status.is_bad()) return status.err_msg.empty() ? "it gave no reason" : status.err_msg;
     plan.graph = graph_;
-    plan.workspace_bytes = graph_->get_workspace_size();
+    // At least one byte, so that the pointer is none of nothing.
+    plan.workspace_bytes = std::max<std::int64_t>(graph_->get_workspace_size(), 1);
     return {};
   }
 
@@ -218,6 +218,13 @@ const std::string& cudnn_refusal(Device& device, const AttentionShape& shape) {
 std::string describe_cudnn() {
   const std::size_t version = cudnnGetVersion();
   return fmt::format("cuDNN {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
+std::int64_t cudnn_workspace_bytes(Device& device, AttentionPass pass,
+                                   const AttentionShape& shape) {
+  const Plans& plans = library_of(device).plans(device, shape);
+  const Plan& plan = pass == AttentionPass::forward ? plans.forward : plans.backward;
+  return charged_bytes(plan.workspace_bytes);
 }
 
 void cudnn_attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,

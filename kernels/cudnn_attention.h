@@ -15,6 +15,9 @@ const std::string& cudnn_refusal(Device& device, const AttentionShape& shape);
 // Which cuDNN, e.g. "cuDNN 9.19.0".
 std::string describe_cudnn();
 
+// What it takes of the workspace for a shape that is not refused.
+std::int64_t cudnn_workspace_bytes(Device& device, AttentionPass pass, const AttentionShape& shape);
+
 // The contracts of kernels/attention.h for a shape that is not refused. Throw std::runtime_error
 // with cuDNN's own words where it fails.
 void cudnn_attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,

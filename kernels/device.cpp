@@ -26,13 +26,6 @@ constexpr int kMaxThreads = 1024;
 // A workspace grows by at least this much, so that the first step takes few blocks.
 constexpr std::int64_t kMinWorkspaceBlock = std::int64_t{1} << 20;
 
-std::int64_t round_up(std::int64_t bytes) {
-  constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max() - Device::kAlignment;
-  if (bytes > kLargest) throw std::invalid_argument(fmt::format("{} bytes are too many", bytes));
-  const std::int64_t units = (bytes + Device::kAlignment - 1) / Device::kAlignment;
-  return std::max<std::int64_t>(units, 1) * Device::kAlignment;
-}
-
 std::string mebibytes(std::int64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
 }
@@ -69,6 +62,13 @@ int default_num_threads() {
   return threads;
 }
 
+class CpuReader final : public HostReader {
+ public:
+  void read(void* to, const void* from, std::int64_t bytes) override {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+};
+
 class CpuWriter final : public HostWriter {
  public:
   void write(const void* from, const Tensor& to) override {
@@ -76,25 +76,25 @@ class CpuWriter final : public HostWriter {
   }
 };
 
-class CpuReader final : public HostReader {
- public:
-  void read(void* to, const void* from, std::int64_t bytes) override {
-    std::memcpy(to, from, static_cast<std::size_t>(bytes));
-  }
-};
-  std::unique_ptr<HostWriter> create_writer() override { return std::make_unique<CpuWriter>(); }
-  std::unique_ptr<OpRecording> create_recording() override { return nullptr; }
-
 class CpuMemory final : public DeviceBackend {
  public:
   void* allocate(std::int64_t bytes) override { return allocate_cpu_memory(bytes); }
   void free(void* data, std::int64_t bytes) override { free_cpu_memory(data, bytes); }
   void synchronize() override {}
   std::unique_ptr<HostReader> create_reader() override { return std::make_unique<CpuReader>(); }
+  std::unique_ptr<HostWriter> create_writer() override { return std::make_unique<CpuWriter>(); }
+  std::unique_ptr<OpRecording> create_recording() override { return nullptr; }
   std::string describe() const override { return ""; }
 };
 
 }  // namespace
+
+std::int64_t charged_bytes(std::int64_t bytes) {
+  constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max() - Device::kAlignment;
+  if (bytes > kLargest) throw std::invalid_argument(fmt::format("{} bytes are too many", bytes));
+  const std::int64_t units = (bytes + Device::kAlignment - 1) / Device::kAlignment;
+  return std::max<std::int64_t>(units, 1) * Device::kAlignment;
+}
 
 std::unique_ptr<HostReader> create_host_reader(Device& device) {
   return device.hardware().create_reader();
@@ -179,7 +179,7 @@ std::unique_ptr<Device> Device::create_cuda(int ordinal) {
 }
 
 Buffer Device::allocate(DType dtype, Shape shape, MemoryCategory category) {
-  const std::int64_t bytes = round_up(shape.num_elements() * size_of(dtype));
+  const std::int64_t bytes = charged_bytes(shape.num_elements() * size_of(dtype));
   void* data = hardware_->allocate(bytes);
   if (data == nullptr)
     throw std::runtime_error(fmt::format("not enough memory for {} of {} (in use: {})",
@@ -224,7 +224,7 @@ Workspace::Frame::~Frame() {
 Tensor Workspace::Frame::tensor(DType dtype, Shape shape) {
   if (depth_ != workspace_.open_frames_)
     throw std::logic_error("a workspace frame is asked for memory while an inner one is open");
-  const std::int64_t bytes = round_up(shape.num_elements() * size_of(dtype));
+  const std::int64_t bytes = charged_bytes(shape.num_elements() * size_of(dtype));
   return Tensor(workspace_.device_, dtype, shape, workspace_.take(bytes));
 }
 

@@ -38,6 +38,9 @@ struct MemoryUsage {
   std::int64_t total_current() const;
 };
 
+// Bytes that a device charges for a buffer of so many, and its workspace for a temporary tensor.
+std::int64_t charged_bytes(std::int64_t bytes);
+
 // Owns memory of a device; gives it back when destroyed. Movable only.
 class Buffer {
  public:
@@ -86,15 +89,15 @@ class Workspace {
     int depth_;
   };
 
- private:
-  friend class Device;
-  explicit Workspace(Device& device) : device_(device) {}
   // The most bytes that temporary tensors ever took at a time.
   std::int64_t largest_used() const { return largest_used_; }
   // Frames that are opened at the same position, without an allocation of the device in between,
   // hand out the same memory.
   std::int64_t position() const { return (static_cast<std::int64_t>(block_) << 48) + offset_; }
 
+ private:
+  friend class Device;
+  explicit Workspace(Device& device) : device_(device) {}
   void* take(std::int64_t bytes);
   void merge_blocks();
 
@@ -117,24 +120,21 @@ class Device {
   // create_cpu(0), for what the host does. Throws std::invalid_argument where the program was built
   // without CUDA, the driver is missing or too old, or there is no such GPU.
   static std::unique_ptr<Device> create_cuda(int ordinal);
+  // A GPU that need not exist, to ask ops what they would take of it (their *_workspace_bytes): it
+  // has no memory, and nothing can run on it. In a build without CUDA, too.
+  static std::unique_ptr<Device> create_planned_gpu();
   ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
   Backend backend() const { return backend_; }
+  bool is_planned() const { return is_planned_; }
   int num_threads() const { return num_threads_; }
   // The hardware in a few words; empty for a CPU.
   std::string describe() const { return hardware_->describe(); }
   // Whether a GPU may multiply fp32 matrices with the 10 bits of mantissa of TF32. Off at first.
   bool allows_tf32() const { return allows_tf32_; }
   void allow_tf32(bool allow) { allows_tf32_ = allow; }
-  // For the backend's own ops (kernels/cuda_context.h).
-  DeviceBackend& hardware() { return *hardware_; }
-
-  // Zeroed memory, aligned to kAlignment bytes. Throws std::runtime_error naming the category, the
-  // size and what is in use when there is not enough.
-  Buffer allocate(DType dtype, Shape shape, MemoryCategory category);
-  const MemoryUsage& memory() const { return memory_; }
   // Whether ops that recur may be queued as a graph (kernels/op_graph.h). On at first.
   bool allows_graphs() const { return allows_graphs_; }
   void allow_graphs(bool allow) { allows_graphs_ = allow; }
@@ -142,6 +142,13 @@ class Device {
   void refuse_graphs(std::string reason);
   // Why graphs were given up; empty where they were not.
   const std::string& graph_refusal() const { return graph_refusal_; }
+  // For the backend's own ops (kernels/cuda_context.h).
+  DeviceBackend& hardware() { return *hardware_; }
+
+  // Zeroed memory, aligned to kAlignment bytes. Throws std::runtime_error naming the category, the
+  // size and what is in use when there is not enough.
+  Buffer allocate(DType dtype, Shape shape, MemoryCategory category);
+  const MemoryUsage& memory() const { return memory_; }
   // How often allocate() ran: constant after the first step.
   std::int64_t num_allocations() const { return num_allocations_; }
 
@@ -159,7 +166,10 @@ class Device {
 
   Backend backend_;
   int num_threads_;
+  bool is_planned_ = false;
   bool allows_tf32_ = false;
+  bool allows_graphs_ = true;
+  std::string graph_refusal_;
   std::unique_ptr<DeviceBackend> hardware_;
   MemoryUsage memory_;
   std::int64_t num_allocations_ = 0;
@@ -167,5 +177,3 @@ class Device {
 };
 
 }  // namespace chaski
-  bool allows_graphs_ = true;
-  std::string graph_refusal_;

@@ -12,9 +12,13 @@ namespace {
 
 using BlockSums = void (*)(const float* x, double* partial_sums, std::int64_t count, int threads);
 
+std::int64_t num_partial_sums(std::int64_t count) {
+  return (count + kReductionBlock - 1) / kReductionBlock;
+}
+
 double reduce(Device& device, BlockSums block_sums, const Tensor& x) {
   const std::int64_t count = x.num_elements();
-  const std::int64_t num_blocks = (count + kReductionBlock - 1) / kReductionBlock;
+  const std::int64_t num_blocks = num_partial_sums(count);
   Workspace::Frame frame(device);
   auto* partial_sums = frame.tensor(DType::f64, {num_blocks}).as<double>();
   block_sums(x.f32(), partial_sums, count, threads_for(device, count));
@@ -118,16 +122,6 @@ double sum(const Tensor& x) {
   return reduce(device, CHASKI_CPU_KERNELS(elementwise_kernels).sum, x);
 }
 
-void sum_to(const Tensor& x, const Tensor& total) {
-  constexpr const char* kOp = "sum_to";
-  const ProfileScope scope(kOp);
-  Device& device = device_of(kOp, x);
-  require_elements(kOp, "total", total, 1);
-  require_dtype(kOp, "total", total, DType::f64);
-  CHASKI_CUDA_OP(device, sum_to(x, total));
-  *total.as<double>() = reduce(device, CHASKI_CPU_KERNELS(elementwise_kernels).sum, x);
-}
-
 std::int64_t count_nonfinite(const Tensor& x) {
   constexpr const char* kOp = "count_nonfinite";
   const ProfileScope scope(kOp);
@@ -136,6 +130,14 @@ std::int64_t count_nonfinite(const Tensor& x) {
   CHASKI_CUDA_OP(device, count_nonfinite(x));
   return CHASKI_CPU_KERNELS(elementwise_kernels)
       .count_nonfinite(x.f32(), count, threads_for(device, count));
+}
+
+std::int64_t sum_workspace_bytes(const Device& device, std::int64_t count) {
+  constexpr auto kDouble = static_cast<std::int64_t>(sizeof(double));
+  if (device.backend() == Backend::cuda) {
+    return charged_bytes(kDouble) + charged_bytes(cuda::num_partial_sums(count) * kDouble);
+  }
+  return charged_bytes(num_partial_sums(count) * kDouble);
 }
 
 }  // namespace chaski

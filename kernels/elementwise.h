@@ -19,10 +19,10 @@ void cast(const Tensor& from, const Tensor& to);
 // Σ x² in double over fixed blocks, so that it does not depend on the number of threads.
 double sum_of_squares(const Tensor& x);
 double sum(const Tensor& x);
-// sum(x) in total [1] f64, without waiting for the device.
-void sum_to(const Tensor& x, const Tensor& total);
 // Number of elements that are NaN or infinite.
 std::int64_t count_nonfinite(const Tensor& x);
+// Bytes of workspace that each of these three takes at most for so many elements.
+std::int64_t sum_workspace_bytes(const Device& device, std::int64_t count);
 
 // Independent normal numbers from a counter-based generator (Philox4x32-10, Salmon et al., SC 2011;
 // Box-Muller in double): element i is a pure function of (seed, stream, i). The CPU and a GPU may

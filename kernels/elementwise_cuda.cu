@@ -72,8 +72,6 @@ struct Cast {
 };
 
 constexpr int kSumThreads = 256;
-// Elements whose sum is taken first: fixed, so that the result does not depend on the GPU.
-constexpr std::int64_t kSumBlock = 16384;
 
 struct Itself {
   __device__ static double of(float x) { return x; }
@@ -114,7 +112,7 @@ template <typename Term>
 void queue_sum(const char* op, const Tensor& x, double* total) {
   Device& device = x.device();
   const std::int64_t count = x.num_elements();
-  const std::int64_t num_blocks = divide_up(count, kSumBlock);
+  const std::int64_t num_blocks = num_partial_sums(count);
   Workspace::Frame frame(device);
   double* partial_sums = frame.tensor(DType::f64, {num_blocks}).as<double>();
   with_element_type(op, x, [&](auto* type) {
@@ -243,10 +241,6 @@ double sum_of_squares(const Tensor& x) {
 
 double sum(const Tensor& x) {
   return wait_for_sum<Itself>("sum", x);
-}
-
-void sum_to(const Tensor& x, const Tensor& total) {
-  queue_sum<Itself>("sum_to", x, total.as<double>());
 }
 
 // A double counts to 2^53 without an error.

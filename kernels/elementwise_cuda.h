@@ -16,9 +16,14 @@ void scale(const Tensor& x, float factor);
 void cast(const Tensor& from, const Tensor& to);
 double sum_of_squares(const Tensor& x);
 double sum(const Tensor& x);
-void sum_to(const Tensor& x, const Tensor& total);
 std::int64_t count_nonfinite(const Tensor& x);
 void fill_normal(const Tensor& out, float mean, float standard_deviation, std::uint64_t seed,
                  std::uint64_t stream);
+
+// Elements whose sum is taken first: fixed, so that the result does not depend on the GPU.
+inline constexpr std::int64_t kSumBlock = 16384;
+inline std::int64_t num_partial_sums(std::int64_t count) {
+  return (count + kSumBlock - 1) / kSumBlock;
+}
 
 }  // namespace chaski::cuda

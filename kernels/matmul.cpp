@@ -149,18 +149,18 @@ std::int64_t linear_workspace_bytes(Device& device, LinearPass pass, std::int64_
   const GemmOperand y{nullptr, out, 1};
   const GemmOperand weight{nullptr, in, 1};
   const bool by_weight = pass == LinearPass::backward_weight;
-#ifdef CHASKI_CUDA
-  if (device.backend() == Backend::cuda) return cuda::gemm_workspace_bytes(device);
-#endif
+  if (device.backend() == Backend::cuda) return charged_bytes(cuda::kGemmWorkspaceBytes);
   // A product of one row takes none (multiply_row).
   if ((by_weight ? out : tokens) == 1) return 0;
   switch (pass) {
     case LinearPass::forward:
-      return onednn_gemm_scratch_bytes(device, tokens, out, in, x, {nullptr, 1, in}, y, false);
+      return charged_bytes(
+          onednn_gemm_scratch_bytes(device, tokens, out, in, x, {nullptr, 1, in}, y, false));
     case LinearPass::backward_input:
-      return onednn_gemm_scratch_bytes(device, tokens, in, out, y, weight, x, false);
+      return charged_bytes(onednn_gemm_scratch_bytes(device, tokens, in, out, y, weight, x, false));
     case LinearPass::backward_weight:
-      return onednn_gemm_scratch_bytes(device, out, in, tokens, {nullptr, 1, out}, x, weight, true);
+      return charged_bytes(
+          onednn_gemm_scratch_bytes(device, out, in, tokens, {nullptr, 1, out}, x, weight, true));
   }
   return 0;
 }

@@ -14,8 +14,9 @@ namespace chaski::cuda {
 void gemm(Device& device, const Matrix& a, Transpose transpose_a, const Matrix& b,
           Transpose transpose_b, const Matrix& out, Accumulate accumulate);
 
-// Bytes that any product may take of the workspace.
-std::int64_t gemm_workspace_bytes(Device& device);
+// What every product takes of the workspace: as NVIDIA recommends for Hopper; older GPUs use less
+// of it.
+inline constexpr std::int64_t kGemmWorkspaceBytes = std::int64_t{32} << 20;
 
 // Zeroes the rows of `out`, not what lies between them.
 void clear(const Matrix& out);

@@ -1,9 +1,12 @@
 #pragma once
 
 #include <array>
-#include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
+
+#include "kernels/device_timer.h"
 
 namespace chaski {
 
@@ -22,23 +25,40 @@ class Profile {
 
   // Throws std::logic_error when this thread has a Profile already.
   Profile();
+  // By the moments of a device: on a GPU, when the ops run, not when they are queued.
+  explicit Profile(Device& device);
   // On the thread that made it, with no scope open.
   ~Profile();
   Profile(const Profile&) = delete;
   Profile& operator=(const Profile&) = delete;
 
-  // In the order in which they were first seen.
-  const std::vector<Entry>& entries() const { return entries_; }
+  // In the order in which they were first closed. With no scope open; waits for the device.
+  const std::vector<Entry>& entries() const;
   // Of all entries of this op.
   double seconds_of(const char* op) const;
-  void clear() { entries_.clear(); }
+  void clear();
 
  private:
   friend class ProfileScope;
-  void add(const char* op, const std::array<std::int64_t, 3>& shape, double seconds);
+  static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+  struct Span {
+    const char* op;
+    std::array<std::int64_t, 3> shape;
+    std::size_t outer;  // the span that was open around it, or kNone
+    std::size_t first;  // moments of the clock
+    std::size_t last;
+  };
 
-  std::vector<Entry> entries_;
-  double inner_seconds_ = 0.0;  // of the scopes closed inside the innermost open one
+  explicit Profile(std::unique_ptr<DeviceClock> clock);
+  void collect() const;
+  void add(const Span& span, double seconds) const;
+
+  std::unique_ptr<DeviceClock> clock_;
+  std::size_t open_ = kNone;  // the innermost open span
+  // Spans become entries when somebody asks for these.
+  mutable std::vector<Span> spans_;
+  mutable std::vector<std::size_t> closed_;  // in the order of their ends
+  mutable std::vector<Entry> entries_;
 };
 
 // Charges the time of its life to `op`, a string literal. Scopes nest.
@@ -64,10 +84,7 @@ class ProfileScope {
   constinit static inline thread_local Profile* active_ = nullptr;
 
   Profile* profile_;
-  const char* op_;
-  std::array<std::int64_t, 3> shape_;
-  double outer_inner_seconds_;
-  std::chrono::steady_clock::time_point start_;
+  std::size_t span_;
 };
 
 }  // namespace chaski

@@ -31,7 +31,7 @@ void forward(const char* op, const Tensor& residual, const Tensor& delta, const 
 
 // Partial sums of dweight, of one row each.
 std::int64_t num_partial_sums(const Device& device, std::int64_t rows) {
-  CHASKI_CUDA_OP(device, rmsnorm_partial_sums(rows));
+  if (device.backend() == Backend::cuda) return cuda::rmsnorm_partial_sums(rows);
   return (rows + kRmsnormBlockRows - 1) / kRmsnormBlockRows;
 }
 
@@ -91,7 +91,8 @@ void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inver
 
 std::int64_t rmsnorm_backward_workspace_bytes(const Device& device, std::int64_t rows,
                                               std::int64_t hidden) {
-  return num_partial_sums(device, rows) * hidden * static_cast<std::int64_t>(sizeof(float));
+  return charged_bytes(num_partial_sums(device, rows) * hidden *
+                       static_cast<std::int64_t>(sizeof(float)));
 }
 
 }  // namespace chaski

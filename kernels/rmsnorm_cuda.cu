@@ -256,12 +256,6 @@ bool fits(std::int64_t hidden) {
   return hidden % kWidth == 0 && hidden <= kBlockTeam * kMostPacks * kWidth;
 }
 
-std::int64_t rows_per_block(std::int64_t rows) {
-  constexpr std::int64_t kLeastRows = 16;
-  constexpr std::int64_t kMostBlocks = 1024;
-  return std::max(kLeastRows, divide_up(rows, kMostBlocks));
-}
-
 template <typename T>
 void backward(Device& device, const char* op, const Backward<T>& b) {
   const std::int64_t packs = divide_up(b.hidden, kVectorWidth<T>);
@@ -281,10 +275,6 @@ void backward(Device& device, const char* op, const Backward<T>& b) {
 }
 
 }  // namespace
-
-std::int64_t rmsnorm_partial_sums(std::int64_t rows) {
-  return divide_up(rows, rows_per_block(rows));
-}
 
 void rmsnorm_forward(const char* op, const Tensor& residual, const Tensor& delta,
                      const Tensor& weight, float epsilon, const Tensor& residual_out,
@@ -352,7 +342,7 @@ void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inver
                  .dweight = elements<float>(partial_sums),
                  .rows = rows,
                  .hidden = hidden,
-                 .rows_per_block = rows_per_block(rows),
+                 .rows_per_block = rmsnorm_rows_of_sum(rows),
              });
   });
   if (!dweight) return;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/tensor.h"
@@ -16,6 +17,14 @@ void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inver
                       const Tensor& dy, const Tensor& dx, const Tensor& dweight);
 
 // Partial sums of dweight, of `hidden` floats each, that rmsnorm_backward keeps in the workspace.
-std::int64_t rmsnorm_partial_sums(std::int64_t rows);
+// Each is over so many rows.
+inline std::int64_t rmsnorm_rows_of_sum(std::int64_t rows) {
+  constexpr std::int64_t kLeastRows = 16;
+  constexpr std::int64_t kMostSums = 1024;
+  return std::max(kLeastRows, (rows + kMostSums - 1) / kMostSums);
+}
+inline std::int64_t rmsnorm_partial_sums(std::int64_t rows) {
+  return (rows + rmsnorm_rows_of_sum(rows) - 1) / rmsnorm_rows_of_sum(rows);
+}
 
 }  // namespace chaski::cuda

@@ -5,10 +5,9 @@
 #include <numeric>
 #include <stdexcept>
 
-#include "kernels/attention_cpu.h"
+#include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
-#include "kernels/dispatch.h"
-#include "kernels/elementwise_cpu.h"
+#include "kernels/elementwise.h"
 #include "kernels/matmul.h"
 #include "kernels/rmsnorm.h"
 
@@ -43,7 +42,7 @@ class WorkspacePlan {
         options_(options),
         tokens_(options.micro_batch * options.sequence_length) {}
 
-  std::vector<WorkspacePhase> phases() const {
+  std::vector<WorkspacePhase> phases(std::int64_t largest_parameter) const {
     const std::int64_t delta = row_of(config_.hidden_size);
     std::vector<WorkspacePhase> phases;
     phases.push_back({"blocks, forward", delta + block_forward(true)});
@@ -54,6 +53,7 @@ class WorkspacePlan {
       }
       phases.push_back({"feed-forward, backward", feed_forward_backward()});
       phases.push_back({"attention, backward", attention_block_backward()});
+      phases.push_back({"gradient norm", sum_workspace_bytes(device_, largest_parameter)});
     }
     std::stable_sort(phases.begin(), phases.end(),
                      [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
@@ -67,26 +67,19 @@ class WorkspacePlan {
   }
 
   std::int64_t linear(LinearPass pass, std::int64_t in, std::int64_t out) const {
-    return charged_bytes(linear_workspace_bytes(device_, pass, tokens_, in, out));
+    return linear_workspace_bytes(device_, pass, tokens_, in, out);
   }
   std::int64_t linear_backward(std::int64_t in, std::int64_t out) const {
     return std::max(linear(LinearPass::backward_input, in, out),
                     linear(LinearPass::backward_weight, in, out));
   }
   std::int64_t norm_backward() const {
-    return charged_bytes(rmsnorm_backward_workspace_bytes(device_, tokens_, config_.hidden_size));
+    return rmsnorm_backward_workspace_bytes(device_, tokens_, config_.hidden_size);
   }
-
-  template <typename Kernel>
-  std::int64_t attention(const Kernel& kernel) const {
-    AttentionProblem problem{};
-    problem.batch = options_.micro_batch;
-    problem.num_queries = options_.sequence_length;
-    problem.num_heads = config_.num_heads;
-    problem.num_kv_heads = config_.num_kv_heads;
-    problem.head_dim = config_.head_dim;
-    const int threads = threads_for(device_, tokens_ * config_.query_size());
-    return floats(threads * kernel.scratch_floats(problem));
+  std::int64_t attention(AttentionPass pass) const {
+    const AttentionShape shape{options_.micro_batch, options_.sequence_length, config_.num_heads,
+                               config_.num_kv_heads, config_.head_dim};
+    return attention_workspace_bytes(device_, pass, shape, types_of(options_.precision).compute);
   }
 
   std::int64_t block_forward(bool with_output) const {
@@ -95,7 +88,7 @@ class WorkspacePlan {
     // The stream that the attention's output is added to, where there is no output to use for it.
     const std::int64_t delta = with_output ? 0 : row_of(hidden);
     std::int64_t most = std::max({linear(LinearPass::forward, hidden, config_.qkv_size()),
-                                  attention(CHASKI_CPU_KERNELS(attention_forward_kernel)),
+                                  attention(AttentionPass::forward),
                                   delta + linear(LinearPass::forward, config_.query_size(), hidden),
                                   delta + linear(LinearPass::forward, hidden, 2 * ffn)});
     if (with_output) {
@@ -116,36 +109,20 @@ class WorkspacePlan {
     const std::int64_t query = config_.query_size();
     const std::int64_t qkv = config_.qkv_size();
     return row_of(qkv) +
-           std::max(
-               row_of(query) + std::max(linear_backward(query, hidden),
-                                        attention(CHASKI_CPU_KERNELS(attention_backward_kernel))),
-               row_of(hidden) + std::max(linear_backward(hidden, qkv), norm_backward()));
-  }
-
-  // Logits of `count` tokens and what is computed of them.
-  std::int64_t logits_products(std::int64_t count) const {
-    const auto product = [&](LinearPass pass) {
-      return charged_bytes(
-          linear_workspace_bytes(device_, pass, count, config_.hidden_size, config_.vocab_size));
-    };
-    if (!options_.training) return product(LinearPass::forward);
-    // The logits' gradient lies over them where they have one type.
-    const DType type = types_of(options_.precision).compute;
-    const std::int64_t gradient =
-        type == DType::f32 ? 0 : bytes_of(type, count * config_.vocab_size);
-    return std::max(product(LinearPass::forward),
-                    gradient + std::max(product(LinearPass::backward_input),
-                                        product(LinearPass::backward_weight)));
+           std::max(row_of(query) + std::max(linear_backward(query, hidden),
+                                             attention(AttentionPass::backward)),
+                    row_of(hidden) + std::max(linear_backward(hidden, qkv), norm_backward()));
   }
 
   std::int64_t head() const {
-    const std::int64_t chunk = std::min(HeadLoss{}.chunk, tokens_);
-    std::int64_t products = logits_products(chunk);
-    if (tokens_ % chunk != 0) products = std::max(products, logits_products(tokens_ % chunk));
-    const std::int64_t logits = floats(chunk * config_.vocab_size) + products;
+    const HeadLossSize size{.num_tokens = tokens_,
+                            .hidden_size = config_.hidden_size,
+                            .vocab_size = config_.vocab_size,
+                            .type = types_of(options_.precision).compute};
+    const std::int64_t loss = head_loss_workspace_bytes(device_, size, options_.training);
     const std::int64_t normed = row_of(config_.hidden_size) + floats(tokens_);
-    if (!options_.training) return normed + logits;
-    return normed + row_of(config_.hidden_size) + std::max(logits, norm_backward());
+    if (!options_.training) return normed + loss;
+    return normed + row_of(config_.hidden_size) + std::max(loss, norm_backward());
   }
 
   Device& device_;
@@ -188,7 +165,6 @@ class ParameterPlan {
     buffer_elements += divide_up(elements, kAligned) * kAligned;
   }
 };
-  add("positions", slots * bytes_of(DType::i32, tokens));
 
 std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const StageRange& range,
                                             const StageOptions& options) {
@@ -212,6 +188,7 @@ std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const Sta
   add("residual after attention", options.training ? whole * hidden : 0);
   add("gate and up projections", whole * computed(tokens * 2 * config.intermediate_size));
   add("norm scales", whole * 2 * floats(tokens));
+  add("positions", slots * bytes_of(DType::i32, tokens));
   if (range.has_head) {
     add("gradient of the last block", options.training ? slots * hidden : 0);
     add("token losses and their sum", floats(tokens) + bytes_of(DType::f64, 2));
@@ -223,10 +200,6 @@ std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const Sta
 }
 
 }  // namespace
-
-std::int64_t charged_bytes(std::int64_t bytes) {
-  return std::max<std::int64_t>(divide_up(bytes, Device::kAlignment), 1) * Device::kAlignment;
-}
 
 std::int64_t StageMemory::bytes(MemoryCategory category) const {
   std::int64_t total = 0;
@@ -268,7 +241,8 @@ StageMemory plan_stage_memory(Device& device, const LlamaConfig& config, const S
   for (PlannedMemory& part : plan_activations(config, range, options)) {
     memory.parts.push_back(std::move(part));
   }
-  memory.phases = WorkspacePlan(device, config, range, options).phases();
+  const std::int64_t largest = *std::max_element(parameters.sizes.begin(), parameters.sizes.end());
+  memory.phases = WorkspacePlan(device, config, range, options).phases(largest);
   memory.parameters = std::move(parameters.sizes);
   return memory;
 }

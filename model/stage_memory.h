@@ -37,12 +37,10 @@ struct StageMemory {
 };
 
 // Plans Stage(device, config, range, options) on any device of the same kind and number of threads.
-// Allocates no tensor; asks the GEMM library for its scratch memory, which it prepares for the
-// stage's products. Throws what the Stage's constructor throws.
+// Allocates no tensor; asks the ops for what they take of the workspace, for which libraries may
+// prepare themselves. On a GPU that is only planned for (Device::create_planned_gpu) what cuDNN
+// takes for attention is left out. Throws what the Stage's constructor throws.
 StageMemory plan_stage_memory(Device& device, const LlamaConfig& config, const StageRange& range,
                               const StageOptions& options);
-
-// Bytes that a device charges for a buffer, or the workspace for a temporary tensor.
-std::int64_t charged_bytes(std::int64_t bytes);
 
 }  // namespace chaski

@@ -66,6 +66,9 @@ void run_queued(void* product) {
 
 void gemm(Device& device, const Matrix& a, Transpose transpose_a, const Matrix& b,
           Transpose transpose_b, const Matrix& out, Accumulate accumulate) {
+  // As the library's, though loops need none.
+  Workspace::Frame frame(device);
+  frame.tensor(DType::u8, {kGemmWorkspaceBytes});
   const bool ta = transpose_a == Transpose::yes;
   // Kept for ever: a captured graph may run it again.
   static std::vector<std::unique_ptr<Product>> products;
@@ -73,10 +76,6 @@ void gemm(Device& device, const Matrix& a, Transpose transpose_a, const Matrix& 
       Product{Elements(a), ta, Elements(b), transpose_b == Transpose::yes, Elements(out),
               accumulate == Accumulate::yes, out.rows, out.cols, ta ? a.rows : a.cols}));
   check(cudaLaunchHostFunc(stream_of(device), run_queued, products.back().get()), "a product");
-}
-
-std::int64_t gemm_workspace_bytes(Device&) {
-  return 0;
 }
 
 const char* gemm_library_name() {

@@ -63,8 +63,8 @@ TEST(Profile, AnErrorClosesItsScopes) {
     throw 1;
   } catch (int) {
   }
-  const ProfileScope after("after");
-  EXPECT_EQ(profile.entries().size(), 2u);
+  { const ProfileScope after("after"); }
+  EXPECT_EQ(profile.entries().size(), 3u);
 }
 
 TEST(Profile, RecordsOnlyItsOwnThreadAndOnlyWhileItExists) {

@@ -72,7 +72,7 @@ cudaError_t attribute(int* value, cudaDeviceAttr which) {
       *value = static_cast<int>(kMaxSharedBytes + 1024);
       return cudaSuccess;
     case cudaDevAttrL2CacheSize:
-      *value = 1 << 20;
+      *value = 1 << 14;
       return cudaSuccess;
     case cudaDevAttrMemoryPoolsSupported:
     case cudaDevAttrUnifiedAddressing:

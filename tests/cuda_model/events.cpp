@@ -58,7 +58,7 @@ cudaError_t wait(cudaStream_t handle, cudaEvent_t event) {
     return cudaSuccess;
   }
   if (stream->capture) return spoil(stream->capture, cudaErrorStreamCaptureIsolation);
-  return submit(handle, [mark] { run_until(mark); });
+  return submit_work(handle, {{}, [mark] { return run_until(mark); }});
 }
 
 }  // namespace
@@ -105,7 +105,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     if (!event->mark) return cudaSuccess;
     if (event->mark->capture) return spoil(event->mark->capture, cudaErrorCapturedEvent);
     if (const auto error = refuse_during_capture(); error != cudaSuccess) return error;
-    run_until(event->mark);
+    wait_for([mark = event->mark] { return run_until(mark); });
     return cudaSuccess;
   });
 }
@@ -120,8 +120,9 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (const auto error = refuse_during_capture(); error != cudaSuccess) return error;
     if (mark->reached) return cudaSuccess;
     if (!std::exchange(mark->asked, true)) return cudaErrorNotReady;
-    run_until(mark);
-    return cudaSuccess;
+    if (run_until(mark)) return cudaSuccess;
+    run_what_can();
+    return cudaErrorNotReady;
   });
 }
 

@@ -16,10 +16,14 @@ std::recursive_mutex& api_mutex();
 /// Remembers an error for cudaGetLastError of this thread; returns it.
 cudaError_t remembered(cudaError_t error);
 
+/// Tells work_without_host() that the host is there.
+void count_call();
+
 /// A call of the CUDA API: one at a time, its error remembered.
 template <typename Body>
 cudaError_t call(Body body) {
   const std::lock_guard lock(api_mutex());
+  count_call();
   return remembered(body());
 }
 
@@ -46,9 +50,15 @@ int current_device();
 /// Queues work behind what the stream has, or records it if the stream is captured. Runs it at once
 /// if the model is not lazy.
 cudaError_t submit(cudaStream_t stream, std::function<void()> work);
-/// Runs what the stream has queued. An error if it is captured.
+/// Queues work behind what the stream has that needs other processes: it is done when `attempt`,
+/// called again and again, returns true.
+void submit_external(cudaStream_t stream, std::function<bool()> attempt);
+/// From now on a thread of its own sees to work that waits for other processes while nobody calls
+/// CUDA, as GPUs go on without their hosts.
+void work_without_host();
+/// Waits until the stream has done what it has queued. An error if it is captured.
 cudaError_t drain(cudaStream_t stream);
-/// Runs what all streams have queued.
+/// The same for all streams.
 void drain_all();
 bool is_capturing(cudaStream_t stream);
 /// For calls that a capture forbids: cudaErrorStreamCaptureUnsupported, and the capture is spoilt,

@@ -19,6 +19,15 @@ struct Node {
   std::vector<int> after;
 };
 
+/// What a stream does next.
+struct Work {
+  std::function<void()> run;
+  /// Null: at any time. Else it runs once this has returned true; asked again and again, it may do
+  /// a part each time.
+  std::function<bool()> ready;
+  bool external = false;  // needs other processes
+};
+
 /// Streams that record instead of running.
 struct Capture {
   cudaStream_t origin = nullptr;
@@ -47,9 +56,16 @@ cudaStream_t default_stream();
 /// The stream of a handle; the program ends if there is none.
 cudaStream_t resolve(cudaStream_t handle);
 
-/// Runs what the stream has queued, with what it waits for in other streams.
-void run_all(cudaStream_t stream);
-void run_until(const std::shared_ptr<Mark>& mark);
+/// As submit().
+cudaError_t submit_work(cudaStream_t handle, Work work);
+/// Runs what the stream has queued, with what it waits for in other streams. False if something
+/// waits for another process.
+bool run_all(cudaStream_t stream);
+bool run_until(const std::shared_ptr<Mark>& mark);
+/// Runs what all streams have queued, as far as that goes.
+void run_what_can();
+/// Repeats it until it returns true; other streams, threads and processes go on meanwhile.
+void wait_for(const std::function<bool()>& attempt);
 
 /// Marks a capture as failed; returns the error.
 cudaError_t spoil(const std::shared_ptr<Capture>& capture, cudaError_t error);
@@ -58,7 +74,7 @@ cudaError_t spoil(const std::shared_ptr<Capture>& capture, cudaError_t error);
 
 struct CUstream_st {
   bool blocking = true;  // ordered with the default stream
-  std::deque<std::function<void()>> queue;
+  std::deque<chaski::cuda_model::Work> queue;
   std::shared_ptr<chaski::cuda_model::Capture> capture;
   std::vector<int> frontier;  // what the next captured operation follows
   bool asked = false;         // a query has answered "not yet"

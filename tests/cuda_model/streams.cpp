@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cuda_runtime_api.h>
 #include <string>
@@ -22,10 +24,32 @@ bool& lazy_mode() {
   return lazy;
 }
 
-void run_first(cudaStream_t stream) {
-  auto work = std::move(stream->queue.front());
+bool run_first(cudaStream_t stream) {
+  if (const Work& first = stream->queue.front(); first.ready && !first.ready()) return false;
+  const Work work = std::move(stream->queue.front());
   stream->queue.pop_front();
-  work();
+  if (work.run) work.run();
+  return true;
+}
+
+/// How long nobody must have called CUDA before streams go on by themselves.
+constexpr std::chrono::milliseconds kPatience{20};
+
+std::atomic<std::uint64_t> num_calls{0};
+
+bool has_external(cudaStream_t stream) {
+  return std::any_of(stream->queue.begin(), stream->queue.end(),
+                     [](const Work& work) { return work.external; });
+}
+
+/// Runs no more than is needed for what waits for other processes.
+void serve_other_processes() {
+  for (const cudaStream_t stream : streams()) {
+    if (stream->capture || !has_external(stream)) continue;
+    const DeviceAccess access;
+    while (has_external(stream) && run_first(stream)) {
+    }
+  }
 }
 
 }  // namespace
@@ -53,16 +77,57 @@ cudaStream_t resolve(cudaStream_t handle) {
   return handle;
 }
 
-void run_all(cudaStream_t stream) {
-  if (stream->queue.empty()) return;
+bool run_all(cudaStream_t stream) {
+  if (stream->queue.empty()) return true;
   const DeviceAccess access;
-  while (!stream->queue.empty()) run_first(stream);
+  while (!stream->queue.empty()) {
+    if (!run_first(stream)) return false;
+  }
+  return true;
 }
 
-void run_until(const std::shared_ptr<Mark>& mark) {
-  if (mark->reached) return;
+bool run_until(const std::shared_ptr<Mark>& mark) {
+  if (mark->reached) return true;
   const DeviceAccess access;
-  while (!mark->reached && !mark->stream->queue.empty()) run_first(mark->stream);
+  while (!mark->reached && !mark->stream->queue.empty()) {
+    if (!run_first(mark->stream)) return false;
+  }
+  return true;
+}
+
+void run_what_can() {
+  // In a random order: nothing orders streams but events.
+  std::vector<cudaStream_t> all(streams().begin(), streams().end());
+  for (std::size_t i = all.size(); i > 1; --i) std::swap(all[i - 1], all[next_random(i)]);
+  for (const cudaStream_t stream : all) run_all(stream);
+}
+
+void wait_for(const std::function<bool()>& attempt) {
+  while (!attempt()) {
+    run_what_can();
+    api_mutex().unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+    api_mutex().lock();
+  }
+}
+
+void count_call() {
+  ++num_calls;
+}
+
+void work_without_host() {
+  static const bool started = [] {
+    std::thread([] {
+      while (true) {
+        const std::uint64_t before = num_calls;
+        std::this_thread::sleep_for(kPatience);
+        const std::lock_guard lock(api_mutex());
+        if (num_calls == before) serve_other_processes();
+      }
+    }).detach();
+    return true;
+  }();
+  static_cast<void>(started);
 }
 
 cudaError_t spoil(const std::shared_ptr<Capture>& capture, cudaError_t error) {
@@ -80,11 +145,20 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
   return call([&] { return submit(stream, std::move(work)); });
 }
 
-cudaError_t submit(cudaStream_t handle, std::function<void()> work) {
+cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
+  return submit_work(stream, {std::move(work), {}});
+}
+
+void submit_external(cudaStream_t stream, std::function<bool()> attempt) {
+  submit_work(stream, {{}, std::move(attempt), true});
+}
+
+cudaError_t submit_work(cudaStream_t handle, Work work) {
   const cudaStream_t stream = resolve(handle);
   if (stream->capture) {
+    if (work.external) fail("work for other processes in a captured stream is not modelled");
     auto& nodes = stream->capture->nodes;
-    nodes.push_back({std::move(work), stream->frontier});
+    nodes.push_back({std::move(work.run), stream->frontier});
     stream->frontier = {static_cast<int>(nodes.size()) - 1};
     return cudaSuccess;
   }
@@ -93,10 +167,10 @@ cudaError_t submit(cudaStream_t handle, std::function<void()> work) {
     for (const cudaStream_t other : streams()) {
       if (!other->blocking || other == legacy) continue;
       if (other->capture) return spoil(other->capture, cudaErrorStreamCaptureImplicit);
-      run_all(other);
+      wait_for([other] { return run_all(other); });
     }
   } else if (stream->blocking) {
-    run_all(legacy);
+    wait_for([legacy] { return run_all(legacy); });
   }
   stream->queue.push_back(std::move(work));
   if (!lazy_mode()) run_all(stream);
@@ -106,15 +180,16 @@ cudaError_t submit(cudaStream_t handle, std::function<void()> work) {
 cudaError_t drain(cudaStream_t handle) {
   const cudaStream_t stream = resolve(handle);
   if (stream->capture) return spoil(stream->capture, cudaErrorStreamCaptureUnsupported);
-  run_all(stream);
+  wait_for([stream] { return run_all(stream); });
   return cudaSuccess;
 }
 
 void drain_all() {
-  // In a random order: nothing orders streams but events.
-  std::vector<cudaStream_t> all(streams().begin(), streams().end());
-  for (std::size_t i = all.size(); i > 1; --i) std::swap(all[i - 1], all[next_random(i)]);
-  for (const cudaStream_t stream : all) run_all(stream);
+  wait_for([] {
+    run_what_can();
+    return std::all_of(streams().begin(), streams().end(),
+                       [](cudaStream_t stream) { return stream->queue.empty(); });
+  });
 }
 
 bool is_capturing(cudaStream_t stream) {
@@ -160,7 +235,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   return call([&] {
     if (handle == nullptr) return cudaErrorInvalidResourceHandle;
     const cudaStream_t stream = resolve(handle);
-    run_all(stream);
+    if (!run_all(stream)) fail("a stream is destroyed while its work waits for other processes");
     streams().erase(stream);
     delete stream;
     return cudaSuccess;
@@ -172,7 +247,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     if (const auto error = refuse_during_capture(); error != cudaSuccess) return error;
     if (resolve(stream) == default_stream()) {
       for (const cudaStream_t other : streams()) {
-        if (other->blocking) run_all(other);
+        if (other->blocking) wait_for([other] { return run_all(other); });
       }
     }
     return drain(stream);
@@ -186,7 +261,10 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
     if (stream->queue.empty()) return cudaSuccess;
     stream->asked = !stream->asked;
     if (stream->asked) return cudaErrorNotReady;
-    return drain(handle);
+    if (stream->capture) return spoil(stream->capture, cudaErrorStreamCaptureUnsupported);
+    if (run_all(stream)) return cudaSuccess;
+    run_what_can();
+    return cudaErrorNotReady;
   });
 }
 

@@ -95,7 +95,7 @@ DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_r
 
 DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator) {
   const HostShare share = share_of_host(communicator);
-  return choose_device(config, num_cuda_devices(), share.local_rank, share.processes);
+  return choose_device(config, num_cuda_devices(), share.local_rank, share.processes());
 }
 
 std::string describe_device(Device& device) {

@@ -61,18 +61,19 @@ HostShare share_of_host(Communicator& communicator) {
   for (const std::string& name : communicator.gather(own, 0)) names += name + '\n';
   communicator.broadcast(names, 0);
   std::istringstream lines(names);
-  HostShare share{.processes = 0};
+  HostShare share;
   int rank = 0;
   for (std::string name; std::getline(lines, name); ++rank) {
-    share.processes += name == own;
-    share.local_rank += name == own && rank < communicator.rank();
+    if (name != own) continue;
+    share.ranks.push_back(rank);
+    share.local_rank += rank < communicator.rank();
   }
   return share;
 }
 
 int threads_for_process(Communicator& communicator, std::int64_t wanted) {
   // All take part in the count, whatever each has been told.
-  const int neighbours = share_of_host(communicator).processes;
+  const int neighbours = share_of_host(communicator).processes();
   if (wanted > 0) return static_cast<int>(wanted);
   if (std::getenv("OMP_NUM_THREADS") != nullptr) return 0;
   const int cores = usable_cores();

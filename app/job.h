@@ -14,8 +14,10 @@ std::string run_on_root(Communicator& communicator, const std::function<std::str
 
 // The processes of the job on this process's host.
 struct HostShare {
-  int processes = 1;   // itself included
-  int local_rank = 0;  // its place among them, by rank
+  std::vector<int> ranks;  // ascending, its own included
+  int local_rank = 0;      // its place among them
+
+  int processes() const { return static_cast<int>(ranks.size()); }
 };
 HostShare share_of_host(Communicator& communicator);
 

@@ -91,6 +91,16 @@ std::int64_t TrainingPlan::all_processes_bytes() const {
   return total;
 }
 
+std::int64_t TrainingPlan::needed_bytes() const {
+  std::int64_t total = 0;
+  for (const RankMemory& rank : ranks) total += rank.total() - rank.token_pages;
+  return total;
+}
+
+bool fits(const TrainingPlan& plan, const MachineMemory& memory) {
+  return !memory.known() || plan.needed_bytes() <= memory.bytes + memory.swap_bytes;
+}
+
 Work TrainingPlan::work() const {
   Work total;
   for (const RankMemory& rank : ranks) {

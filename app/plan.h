@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "app/config.h"
+#include "app/machine_memory.h"
 #include "app/plan_memory.h"
 #include "app/plan_time.h"
 #include "app/plan_work.h"
@@ -26,15 +27,23 @@ struct TrainingPlan {
   double tokens_per_second() const;  // 0 when there is no time
   std::int64_t largest_process_bytes() const;
   std::int64_t all_processes_bytes() const;
+  // The same without the token files' pages, which the system may take back.
+  std::int64_t needed_bytes() const;
   Work work() const;  // of a step, all processes
 };
 
 // What plans of one machine share.
 struct PlanningMachine {
   int cores = 1;
+  MachineMemory memory;
+  std::string missing_data;  // why the size of the token files is not known; empty: it is
   PlanSurroundings surroundings;
   std::optional<MachineRates> rates;
 };
+
+// Whether all processes of a run together have room on the machine; true where its memory is not
+// known.
+bool fits(const TrainingPlan& plan, const MachineMemory& memory);
 
 // Threads that each of so many processes on this machine will use (as threads_for_process).
 int planned_threads(const TrainConfig& config, int num_processes, int cores);

@@ -10,6 +10,8 @@
 
 #include "app/batch_tensors.h"
 #include "app/config.h"
+#include "app/human_format.h"
+#include "app/memory_check.h"
 #include "app/mpi_session.h"
 #include "app/plan_report.h"
 #include "app/process_memory.h"
@@ -36,16 +38,17 @@ int number_of_processes(const PlanArguments& arguments, const TrainConfig& confi
                           config.parallel.pipeline);
 }
 
-// 0 where files are missing: a plan can be made before there is data.
-std::int64_t size_of_token_files(const TrainConfig& config) {
+// A plan can be made before there is data.
+void find_token_files(const TrainConfig& config, PlanningMachine& machine) {
   try {
     std::int64_t bytes = 0;
     for (const std::string& path : resolve_files(config).train) {
       bytes += static_cast<std::int64_t>(std::filesystem::file_size(path));
     }
-    return bytes;
-  } catch (const std::exception&) {
-    return 0;
+    machine.surroundings.token_file_bytes = bytes;
+  } catch (const std::exception& error) {
+    const std::string what = error.what();
+    machine.missing_data = what.substr(0, what.find('\n'));
   }
 }
 
@@ -88,21 +91,34 @@ PlanningMachine examine_machine(const PlanArguments& arguments, const TrainConfi
                                 int num_processes, Communicator& communicator) {
   PlanningMachine machine;
   machine.cores = Device::create_cpu()->num_threads();
-  machine.surroundings.token_file_bytes = size_of_token_files(config);
+  machine.memory = machine_memory();
+  find_token_files(config, machine);
   // Beside its tensors a training process takes what this one takes once it has done the same:
   // opened the data, prepared its products, run a step.
   const auto data = open_training_data(config);
-  make_plan(config, num_processes, machine);
+  const bool possible = fits(make_plan(config, num_processes, machine), machine.memory);
   warm_up(communicator, planned_threads(config, num_processes, machine.cores));
   machine.surroundings.process_base = resident_bytes();
-  if (!arguments.no_measure) machine.rates = measure_rates(machine.cores, config);
+  // What has no room cannot be measured either.
+  if (possible && !arguments.no_measure) machine.rates = measure_rates(machine.cores, config);
   return machine;
+}
+
+// Plans count in integers, which sizes that nobody can mean would overflow.
+void check_size(const TrainConfig& config, int num_processes) {
+  const double least = least_bytes_of_process(config, resolve_layout(config, num_processes));
+  if (least < 1e15) return;
+  throw std::invalid_argument(fmt::format(
+      "a process of this run needs {} of memory at least: too much to be planned\nhint: a smaller "
+      "parallel.micro_batch, data.sequence_length or model needs less",
+      format_bytes(static_cast<std::int64_t>(std::min(least, 9e18)))));
 }
 
 void run_plan(const PlanArguments& arguments) {
   const TrainConfig config = load_config(arguments.config, arguments.overrides);
   Communicator communicator(mpi_session());
   const int num_processes = number_of_processes(arguments, config, communicator.size());
+  check_size(config, num_processes);
   const PlanningMachine machine = examine_machine(arguments, config, num_processes, communicator);
   if (communicator.rank() != 0) return;
   const TrainingPlan plan = make_plan(config, num_processes, machine);

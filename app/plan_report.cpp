@@ -35,7 +35,11 @@ std::vector<RankGroup> group_ranks(const std::vector<RankMemory>& ranks) {
 }
 
 std::string mebibytes(std::int64_t bytes) {
-  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+  constexpr std::int64_t kGibibyte = std::int64_t{1} << 30;
+  if (bytes < 10 * kGibibyte) {
+    return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+  }
+  return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / kGibibyte);
 }
 
 void print_line(const std::string& name, const std::string& value) {
@@ -80,6 +84,19 @@ void print_memory(const TrainingPlan& plan) {
                mebibytes(plan.ranks[static_cast<std::size_t>(group.first)].checkpoint_copy));
   }
   fmt::print("\n");
+}
+
+void print_fit(const TrainingPlan& plan, const MachineMemory& memory) {
+  if (!memory.known()) return;
+  const std::string swap =
+      memory.swap_bytes > 0 ? " and " + format_bytes(memory.swap_bytes) + " of swap" : "";
+  const std::string needed =
+      fmt::format("{} needed by {}, of {} {}{}", format_bytes(plan.needed_bytes()),
+                  plan.ranks.size() == 1 ? "the process" : "all processes",
+                  format_bytes(memory.bytes), memory.whose(), swap);
+  print_line("machine", fits(plan, memory)
+                            ? needed
+                            : "DOES NOT FIT: " + needed + "; `chaski train` will refuse it");
 }
 
 void print_links(const TrainingPlan& plan) {
@@ -232,6 +249,11 @@ nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine
                                {"purpose", name_of(link.purpose)},
                                {"bytes_per_step", link.bytes}});
   }
+  report["machine_memory_bytes"] = machine.memory.bytes;
+  report["machine_swap_bytes"] = machine.memory.swap_bytes;
+  report["needed_bytes"] = plan.needed_bytes();
+  report["fits"] = fits(plan, machine.memory);
+  if (!machine.missing_data.empty()) report["missing_data"] = machine.missing_data;
   report["flops_per_step"] = work.flops();
   report["traffic_bytes_per_step"] = work.traffic_bytes;
   if (machine.rates) report["measured"] = rates_json(*machine.rates);
@@ -266,9 +288,13 @@ void print_plan(const TrainingPlan& plan, const PlanningMachine& machine,
                   format_number_of(plan.threads, "thread"),
                   format_number_of(plan.layout.micro_batches, "micro-batch", "micro-batches"),
                   plan.config.parallel.micro_batch, plan.config.data.sequence_length));
+  if (!machine.missing_data.empty()) {
+    print_line("data", machine.missing_data + "; planned without");
+  }
   print_time(plan, machine);
   print_memory(plan);
   fmt::print("\n");
+  print_fit(plan, machine.memory);
   print_line("workspace",
              fmt::format("most is in use in: {}", plan.ranks.front().stage.phases.front().name));
   print_links(plan);

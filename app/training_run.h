@@ -48,6 +48,8 @@ class TrainingRun {
   bool is_root() const { return communicator_.rank() == 0; }
   void claim_output();
   void open_data();
+  // Refuses a run that this host has not the memory for.
+  void check_memory();
   void create_model();
   void load_checkpoint();
   void open_outputs();

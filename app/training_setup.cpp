@@ -8,6 +8,7 @@
 #include "app/gemm_ceiling.h"
 #include "app/human_format.h"
 #include "app/job.h"
+#include "app/memory_check.h"
 #include "app/training_run.h"
 #include "app/version.h"
 #include "data/tokenizer.h"
@@ -83,6 +84,19 @@ DeviceChoice choose_training_device(const DeviceConfig& config, Communicator& co
   return choose_device(cpu, communicator);
 }
 
+// What is there already, category by category.
+std::string describe_memory(const MemoryUsage& memory) {
+  std::string text;
+  for (int i = 0; i < kNumMemoryCategories; ++i) {
+    const auto category = static_cast<MemoryCategory>(i);
+    const std::int64_t bytes = memory.current(category);
+    if (bytes == 0) continue;
+    text +=
+        fmt::format("{}{} {}", text.empty() ? "" : ", ", name_of(category), format_bytes(bytes));
+  }
+  return text;
+}
+
 bool has_validation_part(const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
     if (!TokenFile::open(path)->has_part(Part::validation)) return false;
@@ -102,6 +116,7 @@ TrainingRun::TrainingRun(MpiRuntime& runtime, const TrainConfig& config,
       device_choice_(choose_training_device(config.device, communicator_)),
       schedule_(config.learning_rate_schedule()) {
   open_data();
+  check_memory();
   claim_output();
   create_model();
   load_checkpoint();
@@ -129,6 +144,18 @@ void TrainingRun::open_data() {
   if (validation_data_ != nullptr) {
     check_tokenizer(*validation_data_, stream.fingerprint(), files_.train.front());
   }
+}
+
+void TrainingRun::check_memory() {
+  // Of a GPU's memory is not known here what others have taken of it.
+  if (device_choice_.backend != Backend::cpu) return;
+  check_memory_of_run(
+      config_, communicator_, threads_for_process(communicator_, config_.run.threads),
+      fmt::format("a smaller parallel.micro_batch or data.sequence_length{} needs less; `chaski "
+                  "plan` shows what takes how much",
+                  config_.device.activations == ActivationPolicy::recompute
+                      ? ""
+                      : ", or device.activations = \"recompute\","));
 }
 
 // Decides what to begin from, on rank 0 alone: it owns the output directory.
@@ -333,13 +360,7 @@ void TrainingRun::print_start() const {
            static_cast<double>(config_.schedule.steps) *
                static_cast<double>(config_.parallel.global_batch) /
                static_cast<double>(training_data_->num_sequences())));
-  std::string memory;
-  for (int i = 0; i < kNumMemoryCategories; ++i) {
-    const auto category = static_cast<MemoryCategory>(i);
-    memory += fmt::format("{}{} {}", i == 0 ? "" : ", ", name_of(category),
-                          format_bytes(device_->memory().current(category)));
-  }
-  line("memory", memory);
+  line("memory", describe_memory(device_->memory()));
   line("output", output_directory(config_));
   if (!checkpoint_.empty()) {
     line("from", fmt::format("{}, step {}", checkpoint_, first_step_));

@@ -132,6 +132,19 @@ TEST(Plan, NeighboursThatAreImpossibleAreLeftOut) {
   EXPECT_EQ(changes(config), 5u);
 }
 
+// The pages of the token files are not needed, for the system may take them back.
+TEST(Plan, TellsWhatDoesNotFitTheMachine) {
+  PlanningMachine machine;
+  machine.surroundings = {.process_base = 1 << 20, .token_file_bytes = 1 << 30};
+  const TrainingPlan plan = make_plan(small_config(), 2, machine);
+  EXPECT_GT(plan.ranks[0].token_pages, 0);
+  EXPECT_EQ(plan.needed_bytes(), plan.all_processes_bytes() - 2 * plan.ranks[0].token_pages);
+  EXPECT_TRUE(fits(plan, {})) << "where nothing is known";
+  EXPECT_TRUE(fits(plan, {.bytes = plan.needed_bytes()}));
+  EXPECT_FALSE(fits(plan, {.bytes = plan.needed_bytes() - 1}));
+  EXPECT_TRUE(fits(plan, {.bytes = plan.needed_bytes() - 1, .swap_bytes = 1}));
+}
+
 TEST(Plan, LayoutMustFit) {
   EXPECT_THROW(make_plan(small_config(), 3, {}), std::invalid_argument);
 }

@@ -65,6 +65,36 @@ class Plan(TrainingCase):
         config.write_text(CONFIG.format(output="runs/none", data="nowhere.h5"))
         shown = run([CHASKI, "plan", config, *MODEL, "--no-measure"]).stdout
         self.assertIn("what if", shown)
+        self.assertIn("data.train names nowhere.h5: no such file; planned without", shown)
+
+    # 64 million tokens in a pass of a thousand blocks; and blocks of 50 billion weights.
+    ACTIVATIONS = ["parallel.micro_batch=1000000", "parallel.global_batch=1000000", "data.sequence_length=64",
+                   "device.tokens_per_pass=0", "model.num_layers=1000"]
+    WEIGHTS = ["model.hidden_size=65536", "model.intermediate_size=262144", "model.num_layers=1000",
+               "model.num_heads=256", "model.num_kv_heads=256"]
+
+    def test_the_machine_is_told_beside_the_plan(self):
+        config = self.write_config()
+        plan = json.loads(run([CHASKI, "plan", config, *MODEL, "--no-measure", "--json"]).stdout)
+        self.assertTrue(plan["fits"])
+        total = next(line for line in pathlib.Path("/proc/meminfo").read_text().splitlines()
+                     if line.startswith("MemTotal:"))
+        self.assertLessEqual(plan["machine_memory_bytes"], int(total.split()[1]) * 1024)
+        shown = run([CHASKI, "plan", config, *MODEL, "--no-measure"]).stdout
+        self.assertRegex(shown, r"machine +[0-9.]+ [MG]iB needed by the process, of [0-9.]+ [MGT]iB ")
+        vast = [part for setting in self.ACTIVATIONS for part in ("--set", setting)]
+        # Nothing is measured of it, which would take what is not there.
+        shown = run([CHASKI, "plan", config, *MODEL, *vast]).stdout
+        self.assertIn("DOES NOT FIT", shown)
+
+    def test_a_run_without_room_is_refused_before_it_begins(self):
+        for settings in (self.ACTIVATIONS, self.WEIGHTS):
+            for processes in (0, 2):
+                batch = [] if settings is self.WEIGHTS else [f"parallel.global_batch={max(1, processes)}000000"]
+                done = self.train("run", processes=processes, settings=[*settings, *batch], check=False)
+                self.assert_one_error(done, 2, "of memory, but ")
+                self.assertIn("hint: a smaller", done.stderr)
+                self.assertFalse((self.directory / "run").exists())
 
 
 if __name__ == "__main__":

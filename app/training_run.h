@@ -73,10 +73,10 @@ class TrainingRun {
   // Runs what throws when a save has failed, and warns instead.
   void survive_failed_save(const std::function<void()>& work) const;
   void report_saves();
-  void start_verification();
-  // Warns once the token files were found to be damaged.
   // Says once that the device does not take graphs.
   void report_refused_graphs();
+  void start_verification();
+  // Warns once the token files were found to be damaged.
   void report_data_damage();
   void finish(std::int64_t updates);
   CheckpointMetadata metadata(std::int64_t updates) const;
@@ -98,16 +98,17 @@ class TrainingRun {
   std::unique_ptr<BackgroundVerification> data_verification_;  // rank 0
   std::string data_damage_;                                    // what it found
   std::unique_ptr<Device> device_;
-  double gemm_ceiling_ = 0.0;  // GFLOP/s of all processes together; the best known
+  std::vector<std::string> device_lines_;  // of all processes, for the console; rank 0
+  double gemm_ceiling_ = 0.0;              // GFLOP/s of all processes together; the best known
   std::unique_ptr<StepEngine> engine_;
   std::unique_ptr<Loader> loader_;
   std::vector<BatchTensors> batches_;  // one a micro-batch of a step
   LearningRateSchedule schedule_;
   std::int64_t first_step_ = 0;
   std::int64_t skipped_in_a_row_ = 0;
+  bool told_of_graphs_ = false;
   double seconds_per_step_ = 0.0;  // smoothed, for the remaining time
   std::optional<EvaluationResult> last_validation_;
-  bool told_of_graphs_ = false;
   std::unique_ptr<CheckpointWriter> writer_;
   std::int64_t saved_step_ = -1;
   std::unique_ptr<MetricsLog> metrics_;  // rank 0

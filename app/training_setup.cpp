@@ -8,6 +8,7 @@
 #include "app/gemm_ceiling.h"
 #include "app/human_format.h"
 #include "app/job.h"
+#include "app/job_devices.h"
 #include "app/memory_check.h"
 #include "app/training_run.h"
 #include "app/version.h"
@@ -69,21 +70,6 @@ void check_tokenizer(const TokenStream& stream, const std::string& expected,
                   stream.files().front()->path(), stream.fingerprint(), whose, expected));
 }
 
-// The tensors of GPUs are not exchanged between processes yet: several of them take the CPU, unless
-// they were told otherwise, which is refused.
-DeviceChoice choose_training_device(const DeviceConfig& config, Communicator& communicator) {
-  if (communicator.size() == 1) return choose_device(config, communicator);
-  if (config.backend == BackendChoice::cuda) {
-    throw std::invalid_argument(fmt::format(
-        "device.backend is \"cuda\" with {} processes, but training on GPUs takes one process\n"
-        "hint: start it without mpirun, or set device.backend = \"cpu\"",
-        communicator.size()));
-  }
-  DeviceConfig cpu = config;
-  cpu.backend = BackendChoice::cpu;
-  return choose_device(cpu, communicator);
-}
-
 // What is there already, category by category.
 std::string describe_memory(const MemoryUsage& memory) {
   std::string text;
@@ -113,7 +99,7 @@ TrainingRun::TrainingRun(MpiRuntime& runtime, const TrainConfig& config,
       options_(options),
       layout_(resolve_layout(config, communicator_.size())),
       files_(resolve_files(config)),
-      device_choice_(choose_training_device(config.device, communicator_)),
+      device_choice_(choose_job_device(config.device, communicator_)),
       schedule_(config.learning_rate_schedule()) {
   open_data();
   check_memory();
@@ -196,6 +182,7 @@ void TrainingRun::claim_output() {
 void TrainingRun::create_model() {
   const int threads = threads_for_process(communicator_, config_.run.threads);
   device_ = device_choice_.create(threads);
+  device_lines_ = describe_job_devices(communicator_, *device_);
   // On a device of its own, which takes its operands away again.
   gemm_ceiling_ = measure_gemm_ceiling(*device_choice_.create(threads),
                                        types_of(device_choice_.precision).compute);
@@ -327,7 +314,7 @@ void TrainingRun::print_start() const {
     fmt::print("{:<12}{}\n", name, value);
   };
   line("chaski", fmt::format("{} ({})", program_version(), program_commit()));
-  line("device", describe_device(*device_));
+  for (const std::string& device : device_lines_) line("device", device);
   if (device_choice_.backend == Backend::cuda) {
     const AttentionShape shape{config_.parallel.micro_batch, config_.data.sequence_length,
                                model.num_heads, model.num_kv_heads, model.head_dim};

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "app/config.h"
+#include "app/device_choice.h"
+#include "kernels/device.h"
+#include "parallel/communicator.h"
+
+namespace chaski {
+
+// As choose_device, for processes that train together, and so all on GPUs, one each, or all on
+// CPUs. Throws std::invalid_argument too where several GPUs are asked for and the program is built
+// without NCCL.
+DeviceChoice choose_job_device(const DeviceConfig& config, Communicator& communicator);
+
+// What computes, in lines for the console: one for all the processes that say the same, with their
+// ranks and host where there are several. On rank 0; empty elsewhere. All must call it.
+std::vector<std::string> describe_job_devices(Communicator& communicator, Device& device);
+
+}  // namespace chaski

@@ -230,14 +230,42 @@ def check_usage(job, options):
     return faults
 
 
-def main():
+def whole_number(least):
+    """For arguments: what is not such a number is refused in a line."""
+    def parse(text):
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not '{text}'")
+        return int(text)
+    return parse
+
+
+def checked_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20000)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--interval", type=int, default=400, help="mean number of steps between interruptions")
-    parser.add_argument("--checkpoint", type=int, default=100, help="steps between checkpoints")
-    parser.add_argument("--seed", type=int, default=1, help="of the interruptions")
+    parser.add_argument("--steps", type=whole_number(1), default=20000)
+    parser.add_argument("--processes", type=whole_number(1), default=1)
+    parser.add_argument("--interval", type=whole_number(2), default=400,
+                        help="mean number of steps between interruptions")
+    parser.add_argument("--checkpoint", type=whole_number(1), default=100, help="steps between checkpoints")
+    parser.add_argument("--seed", type=whole_number(0), default=1, help="of the interruptions")
     options = parser.parse_args()
+    batch, rows = 8, 2  # of the harness's config
+    if batch % (options.processes * rows) != 0:
+        parser.error(f"argument --processes: {options.processes} do not share {batch} rows in micro-batches of "
+                     f"{rows}: take 1, 2 or 4")
+    if options.steps < CHECKPOINTS_KEPT * options.checkpoint:
+        parser.error(f"argument --steps: {options.steps} are too few for {CHECKPOINTS_KEPT} checkpoints, one every "
+                     f"{options.checkpoint} steps")
+    programs = [("CHASKI", CHASKI, "build it")]
+    if options.processes > 1:
+        programs.append(("MPIRUN", MPIRUN[0], "install an MPI (scripts/setup.sh)"))
+    for variable, program, remedy in programs:
+        if shutil.which(program) is None:
+            parser.error(f"there is no program {program}: {remedy}, or name another by {variable}")
+    return options
+
+
+def main():
+    options = checked_arguments()
 
     workplace = Workplace()
     steady, disturbed = Job(options, workplace, "steady"), Job(options, workplace, "disturbed")

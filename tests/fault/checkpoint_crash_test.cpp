@@ -1,3 +1,5 @@
+#include <cstdio>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "fault/checkpoint_directory.h"
@@ -58,6 +60,12 @@ TEST(FaultyFileSystem, LosesWhatWasNotSynced) {
   EXPECT_FALSE(files.status("/a/y"));
 }
 
+// For those who want to know what a passed test has tried (`ctest -V`).
+void tell_count(std::int64_t count, const std::string& what) {
+  fmt::print("{:>8} {}\n", count, what);
+  std::fflush(stdout);
+}
+
 struct Scenario {
   const char* name;
   std::vector<std::int64_t> before;  // steps saved in full
@@ -101,6 +109,7 @@ void stop_everywhere(const Scenario& scenario, int random_losses) {
     }
   }
   EXPECT_GE(points, 200);
+  tell_count(points, fmt::format("crash points of \"{}\"", scenario.name));
 }
 
 TEST(CheckpointCrash, NextSave) {
@@ -142,7 +151,8 @@ TEST(CheckpointCrash, ManyRandomStopsInARow) {
 TEST(CheckpointCrash, OneFailingOperation) {
   SmallModel model;
   bool failed = true;
-  for (std::int64_t operation = 0; failed; ++operation) {
+  std::int64_t operation = 0;
+  for (; failed; ++operation) {
     SCOPED_TRACE(operation);
     FaultyFileSystem files;
     save(files, model, 10, 2);
@@ -164,6 +174,7 @@ TEST(CheckpointCrash, OneFailingOperation) {
     writer.save(model.metadata(30), model.weights(), model.optimizer());
     ASSERT_EQ(resumed_step(files, model), 30);
   }
+  tell_count(operation - 1, "operations failed in turn");
 }
 
 TEST(CheckpointCrash, FullDiskAtEverySize) {
@@ -172,6 +183,7 @@ TEST(CheckpointCrash, FullDiskAtEverySize) {
   save(files, model, 10, 1);
   const std::uint64_t one = find_checkpoints(kDirectory, files).complete.front().bytes;
   bool full = true;
+  std::int64_t sizes = 0;
   for (std::uint64_t extra = 0; full; extra += one / 16) {
     SCOPED_TRACE(extra);
     FaultyFileSystem disk;
@@ -186,9 +198,11 @@ TEST(CheckpointCrash, FullDiskAtEverySize) {
       EXPECT_NE(std::string(error.what()).find("MiB free"), std::string::npos);
       EXPECT_EQ(read_whole_file(disk, "/run/checkpoints/latest", 99), "step-00000010\n");
     }
+    sizes += full;
     ASSERT_EQ(resumed_step(disk, model), full ? 10 : 20);
     ASSERT_EQ(disk.list(kDirectory).size(), 2U);  // what was written of the failed one is gone
   }
+  tell_count(sizes, "sizes of a full disk");
 }
 
 }  // namespace

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
 #include <fstream>
 #include <gtest/gtest.h>
+#include <map>
 #include <signal.h>
 #include <stdexcept>
 #include <sys/time.h>
@@ -84,6 +86,31 @@ void install_once() {
   static_cast<void>(installed);
 }
 
+// How many inputs each reader was given: printed at the end, for those who want to know what a
+// passed test has tried.
+class InputCounts : public testing::Environment {
+ public:
+  static void add(const std::string& reader) { ++counts()[reader]; }
+
+  void TearDown() override {
+    std::int64_t all = 0;
+    for (const auto& [reader, count] : counts()) {
+      fmt::print("{:>8} inputs for the reader of {}\n", count, reader);
+      all += count;
+    }
+    fmt::print("{:>8} inputs in all\n", all);
+    std::fflush(stdout);
+  }
+
+ private:
+  static std::map<std::string, std::int64_t>& counts() {
+    static std::map<std::string, std::int64_t> counts;
+    return counts;
+  }
+};
+[[maybe_unused]] testing::Environment* const input_counts =
+    testing::AddGlobalTestEnvironment(new InputCounts);
+
 bool is_one_line_and_a_hint(const std::string& text) {
   const std::size_t end = text.find('\n');
   if (end == std::string::npos) return !text.empty();
@@ -135,6 +162,7 @@ std::uint64_t fuzz_seed() {
 bool read_guarded(const std::string& reader, const std::string& input,
                   const std::function<void()>& read) {
   install_once();
+  InputCounts::add(reader);
   const std::string path = fmt::format("{}/{}-{}", failures_folder(), reader, ::getpid());
   write_input(path, input);
   std::strncpy(current_input, path.c_str(), sizeof(current_input) - 1);

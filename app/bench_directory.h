@@ -1,10 +1,15 @@
 #pragma once
 
 #include <string>
+#include <thread>
+
+#include "app/stop_signal.h"
 
 namespace chaski {
 
-// A folder of this process's own, removed with everything in it at the end of its life.
+// A folder of this process's own, removed with everything in it at the end of its life, and when
+// SIGTERM, SIGINT or SIGUSR1 end the process, which then leaves with 128 + the signal's number.
+// Make it before the first parallel region (see StopSignal).
 class BenchDirectory {
  public:
   // Creates it in `parent`; empty: in the system's folder for temporary files. Throws
@@ -18,7 +23,11 @@ class BenchDirectory {
   std::string file(const std::string& name) const { return path_ + "/" + name; }
 
  private:
+  void watch(const std::stop_token& end);
+
   std::string path_;
+  StopSignal signal_;
+  std::jthread watcher_;
 };
 
 }  // namespace chaski

@@ -11,6 +11,7 @@
 #include "app/bench_report.h"
 #include "app/human_format.h"
 #include "app/mpi_session.h"
+#include "app/option_checks.h"
 #include "kernels/elementwise.h"
 #include "model/stage.h"
 #include "parallel/communicator.h"
@@ -181,7 +182,8 @@ void print_table(const nlohmann::json& report) {
   table.print();
   fmt::print(
       "\nGB/s: bytes of the gradients by the time until the last process is done; CPU ms: of all\n"
-      "processes; the ceiling is every process copying as many bytes at the same time\n");
+      "processes; share: of the ceiling, which is every process copying as many bytes at the same "
+      "time\n");
 }
 
 void run_bench_allreduce(const BenchAllreduceOptions& options) {
@@ -204,7 +206,7 @@ void register_bench_allreduce(CLI::App& bench) {
       "allreduce", "Summing gradients over processes, beside MPI's own and a copy; under mpirun");
   options->model.add_to(*command);
   command->add_option("--repetitions", options->repetitions, "Sums to measure")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   add_json_option(*command, options->json);
   command->callback([options] { run_bench_allreduce(*options); });

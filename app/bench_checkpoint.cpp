@@ -8,6 +8,7 @@
 #include "app/bench_training.h"
 #include "app/human_format.h"
 #include "app/mpi_session.h"
+#include "app/option_checks.h"
 #include "fault/checkpoint_reader.h"
 #include "fault/checkpoint_writer.h"
 #include "kernels/elementwise.h"
@@ -224,6 +225,7 @@ void print_table(const nlohmann::json& report) {
   };
   fmt::print(
       "\nplain: a copy in memory; a file written front to back with fsync; the same file read\n"
+      "share: of the plain one's speed, median by median\n"
       "copy: what an update must wait for that comes as soon as the save has begun\n"
       "beside training (steps of {:.3f} s): a save takes {:.3f} s, steps wait {:.4f} s for it: "
       "{:.1f} %;\n"
@@ -245,11 +247,13 @@ void register_bench_checkpoint(CLI::App& bench) {
   command->add_option("--dir", options->directory, "On the disk to measure; default: temporary")
       ->type_name("DIR");
   command->add_option("--repetitions", options->repetitions, "Saves to measure")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   add_json_option(*command, options->json);
   command->callback([options] {
+    require_one_process("checkpoint");
     Communicator communicator(mpi_session());
+    check_memory_of_bench(options->training, communicator);
     const nlohmann::json report = CheckpointBenchmark(communicator, *options).run();
     options->json ? print_json(report) : print_table(report);
   });

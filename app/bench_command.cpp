@@ -1,6 +1,19 @@
 #include "app/bench_command.h"
 
+#include <fmt/core.h>
+#include <stdexcept>
+
+#include "app/mpi_session.h"
+
 namespace chaski {
+
+void require_one_process(const std::string& benchmark) {
+  if (!is_launched() || mpi_session().size() == 1) return;
+  throw std::invalid_argument(
+      fmt::format("bench {}: measures one process, but {} were started\nhint: start it without "
+                  "mpirun: chaski bench {}",
+                  benchmark, mpi_session().size(), benchmark));
+}
 
 void register_bench_command(CLI::App& app) {
   CLI::App* bench =

@@ -7,6 +7,7 @@
 #include "app/bench_report.h"
 #include "app/human_format.h"
 #include "app/memory_bandwidth.h"
+#include "app/option_checks.h"
 #include "kernels/elementwise.h"
 #include "model/decoder.h"
 
@@ -113,11 +114,12 @@ void register_bench_decode(CLI::App& bench) {
       "decode", "Generating a token, beside the time for which its weights take to be read");
   options->model.add_to(*command);
   command->add_option("--context", options->context, "Tokens before the one that is measured")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(whole_number_between(1, 1 << 20))
       ->capture_default_str();
   options->effort.add_to(*command);
   add_json_option(*command, options->json);
   command->callback([options] {
+    require_one_process("decode");
     const nlohmann::json report = run(*options);
     options->json ? print_json(report) : print_table(report);
   });

@@ -10,6 +10,7 @@
 #include "app/bench_report.h"
 #include "app/config.h"
 #include "app/gemm_ceiling.h"
+#include "app/option_checks.h"
 #include "app/step_gemms.h"
 
 namespace chaski {
@@ -124,7 +125,8 @@ void print_table(const nlohmann::json& report) {
   }
   table.print();
   fmt::print(
-      "\nceiling (best in this run)  {:.0f} GFLOP/s\n"
+      "\nshare: of the ceiling, which is the best product of this run; median against best\n"
+      "ceiling (best in this run)  {:.0f} GFLOP/s\n"
       "products of a whole step    {:.3f} s, {:.0f} GFLOP/s, {:.3f} of the ceiling\n",
       report["ceiling_gflops"].get<double>(), report["step_seconds"].get<double>(),
       report["step_gflops"].get<double>(), report["step_share"].get<double>());
@@ -138,11 +140,12 @@ void register_bench_gemm(CLI::App& bench) {
       "gemm", "Every matrix product of a training step by shape, beside the best of the run");
   options->model.add_to(*command);
   command->add_option("--tokens", options->tokens, "Of a pass")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   options->effort.add_to(*command);
   add_json_option(*command, options->json);
   command->callback([options] {
+    require_one_process("gemm");
     const nlohmann::json report = run(*options);
     options->json ? print_json(report) : print_table(report);
   });

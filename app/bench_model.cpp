@@ -1,15 +1,23 @@
 #include "app/bench_model.h"
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "app/option_checks.h"
 
 namespace chaski {
 
 void BenchModel::add_to(CLI::App& command) {
-  command.add_option("--preset", preset, "Model shape")->capture_default_str();
+  command
+      .add_option("--preset", preset,
+                  fmt::format("Model shape: {}", fmt::join(llama_preset_names(), ", ")))
+      ->check(one_of(llama_preset_names()))
+      ->capture_default_str();
   command.add_option("--vocab-size", vocab_size, "Instead of the preset's; 0: the preset's")
-      ->check(CLI::NonNegativeNumber);
+      ->check(whole_number_between(0, 1 << 26));
   command.add_option("--threads", threads, "CPU threads of a process; 0: all cores")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_between(0, 4096))
       ->capture_default_str();
 }
 

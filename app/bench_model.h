@@ -21,7 +21,6 @@ struct BenchModel {
 
   // Adds --preset, --vocab-size and --threads. This object must outlive `command`.
   void add_to(CLI::App& command);
-  // Throws std::invalid_argument for an unknown preset.
   LlamaConfig config() const;
   std::unique_ptr<Device> create_device() const { return Device::create_cpu(threads); }
 };

@@ -11,6 +11,7 @@
 #include "app/bench_report.h"
 #include "app/gemm_ceiling.h"
 #include "app/memory_bandwidth.h"
+#include "app/option_checks.h"
 
 namespace chaski {
 namespace {
@@ -114,10 +115,15 @@ void print_table(const nlohmann::json& report) {
   }
   table.print();
   const nlohmann::json& memory = report["memory_gb_per_second"];
-  fmt::print("\nceilings  gemm {:.0f} GFLOP/s; {}\n", report["gemm_ceiling_gflops"].get<double>(),
-             describe(MemoryBandwidth::Rates{
-                 memory["read"].get<double>(), memory["write"].get<double>(),
-                 memory["copy"].get<double>(), memory["triad"].get<double>()}));
+  fmt::print(
+      "\nshare     of the ceiling named beside it; above 1 where the caches hold what memory "
+      "would\n"
+      "          have to be read for\n"
+      "ceilings  gemm {:.0f} GFLOP/s; {}\n",
+      report["gemm_ceiling_gflops"].get<double>(),
+      describe(MemoryBandwidth::Rates{memory["read"].get<double>(), memory["write"].get<double>(),
+                                      memory["copy"].get<double>(),
+                                      memory["triad"].get<double>()}));
 }
 
 }  // namespace
@@ -128,14 +134,15 @@ void register_bench_ops(CLI::App& bench) {
       "ops", "Every other op, beside the memory's bandwidth or the best matrix product");
   options->model.add_to(*command);
   command->add_option("--micro-batch", options->micro_batch, "Rows of a micro-batch")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   command->add_option("--sequence-length", options->sequence_length, "Tokens of a row")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   options->effort.add_to(*command);
   add_json_option(*command, options->json);
   command->callback([options] {
+    require_one_process("ops");
     const nlohmann::json report = run(*options);
     options->json ? print_json(report) : print_table(report);
   });

@@ -1,10 +1,12 @@
 #include "app/bench_report.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <fmt/core.h>
 #include <stdexcept>
 
 #include "app/human_format.h"
+#include "app/option_checks.h"
 #include "kernels/cpu_isa.h"
 #include "kernels/matmul.h"
 
@@ -29,10 +31,10 @@ nlohmann::json to_json(const Spread& spread) {
 
 void BenchEffort::add_to(CLI::App& command) {
   command.add_option("--seconds", seconds, "Measure each line for at least so long")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number_from(0))
       ->capture_default_str();
   command.add_option("--repetitions", repetitions, "Measure each line at least so often")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
 }
 

@@ -11,6 +11,8 @@
 #include "app/bench_report.h"
 #include "app/bench_text.h"
 #include "app/human_format.h"
+#include "app/input_files.h"
+#include "app/option_checks.h"
 #include "app/process_memory.h"
 #include "data/tokenize_corpus.h"
 #include "data/tokenizer_training.h"
@@ -203,9 +205,11 @@ void print_table(const nlohmann::json& report) {
                line.seconds("best", 3), line.seconds("worst", 3), line.number("share", 3)});
   }
   table.print();
-  fmt::print("\npipeline  {} of text to {} tokens, written as a token file\nmemory    {} at most\n",
-             bytes_of("pipeline_bytes"), report["tokens"].get<std::uint64_t>(),
-             bytes_of("peak_resident_bytes"));
+  fmt::print(
+      "\nshare     of the best speed of SentencePiece's own encoder with as many threads\n"
+      "pipeline  {} of text to {} tokens, written as a token file\nmemory    {} at most\n",
+      bytes_of("pipeline_bytes"), report["tokens"].get<std::uint64_t>(),
+      bytes_of("peak_resident_bytes"));
 }
 
 }  // namespace
@@ -220,18 +224,20 @@ void register_bench_tokenize(CLI::App& bench) {
                    "SentencePiece model; none: one is trained on the text")
       ->type_name("FILE.model");
   command->add_option("--vocab-size", options->vocab_size, "Of the tokenizer that is trained")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   command->add_option("--bytes", options->bytes, "Text to generate, or to encode of what is given")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_between(1, std::int64_t{1} << 40))
       ->capture_default_str();
   command->add_option("--dir", options->directory, "For temporary files")->type_name("DIR");
   command->add_option("--threads", options->threads, "Compared with one thread; 0: all cores")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_between(0, 4096))
       ->capture_default_str();
   options->effort.add_to(*command);
   add_json_option(*command, options->json);
   command->callback([options] {
+    require_one_process("tokenize");
+    if (!options->tokenizer.empty()) check_input_file("--tokenizer", options->tokenizer);
     const nlohmann::json report = TokenizeBenchmark(*options).run();
     options->json ? print_json(report) : print_table(report);
   });

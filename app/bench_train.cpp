@@ -8,7 +8,9 @@
 #include "app/bench_report.h"
 #include "app/bench_training.h"
 #include "app/gemm_ceiling.h"
+#include "app/human_format.h"
 #include "app/mpi_session.h"
+#include "app/option_checks.h"
 #include "app/process_memory.h"
 #include "app/step_profile.h"
 #include "kernels/cpu_isa.h"
@@ -113,11 +115,13 @@ void print_table(const nlohmann::json& report) {
                             1e-6 * report["parameters"].get<double>()));
   line("device",
        report["device"].get<std::string>() + ", " + report["precision"].get<std::string>());
-  line("batch", fmt::format("{} x {} tokens, {} micro-batches, {} processes x {} threads",
-                            report["micro_batch"].get<std::int64_t>(),
-                            report["sequence_length"].get<std::int64_t>(),
-                            report["micro_batches"].get<int>(), report["processes"].get<int>(),
-                            report["threads_per_process"].get<int>()));
+  line("batch",
+       fmt::format(
+           "{} x {} tokens, {}, {} x {}", report["micro_batch"].get<std::int64_t>(),
+           report["sequence_length"].get<std::int64_t>(),
+           format_number_of(report["micro_batches"].get<int>(), "micro-batch", "micro-batches"),
+           format_number_of(report["processes"].get<int>(), "process", "processes"),
+           format_number_of(report["threads_per_process"].get<int>(), "thread")));
   const nlohmann::json& seconds = report["step_seconds"];
   line("step, seconds",
        fmt::format("{:.3f} median ({:.3f} to {:.3f}) of {}", seconds["median"].get<double>(),
@@ -125,7 +129,8 @@ void print_table(const nlohmann::json& report) {
                    report["steps"].get<int>()));
   line("tokens/s", fmt::format("{:.0f}", report["tokens_per_second"].get<double>()));
   line("GEMM ceiling, GFLOP/s",
-       fmt::format("{:.0f} ({}, {})", report["gemm_ceiling_gflops"].get<double>(),
+       fmt::format("{:.0f} (best product before and after the steps; {}, {})",
+                   report["gemm_ceiling_gflops"].get<double>(),
                    report["gemm_library"].get<std::string>(),
                    report["instruction_set"].get<std::string>()));
   line("effective, GFLOP/s",
@@ -142,6 +147,7 @@ void print_table(const nlohmann::json& report) {
 
 void run_bench_train(const BenchTrainOptions& options) {
   Communicator communicator(mpi_session());
+  check_memory_of_bench(options.training, communicator);
   const nlohmann::json report = measure(communicator, options);
   if (communicator.rank() != 0) return;
   options.json ? print_json(report) : print_table(report);
@@ -156,13 +162,13 @@ void register_bench_train(CLI::App& bench) {
   add_bench_training_options(*command, options->training);
   command
       ->add_option("--micro-batches", options->training.micro_batches, "Of a step, in each process")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_between(1, 1000000))
       ->capture_default_str();
   command->add_option("--steps", options->steps, "Steps to measure")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   command->add_option("--warmup-steps", options->warmup_steps, "Steps before measuring")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
   command->add_flag("--recompute", options->training.recompute, "Keep only the blocks' inputs");
   command->add_flag("--profile", options->profile,

@@ -5,6 +5,8 @@
 #include <random>
 #include <vector>
 
+#include "app/memory_check.h"
+#include "app/option_checks.h"
 #include "kernels/elementwise.h"
 
 namespace chaski {
@@ -14,6 +16,24 @@ LlamaConfig model_of(const BenchTrainingOptions& options) {
   LlamaConfig model = options.model.config();
   model.max_position_embeddings = std::max(model.max_position_embeddings, options.sequence_length);
   return model;
+}
+
+ActivationPolicy policy_of(const BenchTrainingOptions& options) {
+  return options.recompute ? ActivationPolicy::recompute : ActivationPolicy::exact;
+}
+
+// The run that the benchmark is the steps of.
+TrainConfig config_of(const BenchTrainingOptions& options, int num_processes) {
+  TrainConfig config;
+  config.model.llama = model_of(options);
+  config.data.sequence_length = options.sequence_length;
+  config.data.prefetch = 0;
+  config.parallel.micro_batch = options.micro_batch;
+  config.parallel.global_batch = options.micro_batch * options.micro_batches * num_processes;
+  config.checkpoint.async = false;
+  config.device.activations = policy_of(options);
+  config.device.tokens_per_pass = options.tokens_per_pass;
+  return config;
 }
 
 Buffer random_tokens(Device& device, const BenchTrainingOptions& options, std::int64_t vocab_size,
@@ -42,7 +62,7 @@ BenchTraining::BenchTraining(Communicator& communicator, Device& device,
   const bool on_cpu = device.backend() == Backend::cpu;
   engine_options.tokens_per_pass = on_cpu ? options.tokens_per_pass : 0;
   engine_options.precision = options.choose_device(communicator).precision;
-  engine_options.policy = options.recompute ? ActivationPolicy::recompute : ActivationPolicy::exact;
+  engine_options.policy = policy_of(options);
   engine_ = std::make_unique<StepEngine>(communicator, device, engine_options);
   engine_->stage().initialize(1);
   std::mt19937 generator(1);
@@ -63,6 +83,12 @@ DeviceChoice BenchTrainingOptions::choose_device(Communicator& communicator) con
   return choice;
 }
 
+void check_memory_of_bench(const BenchTrainingOptions& options, Communicator& communicator) {
+  if (options.choose_device(communicator).backend != Backend::cpu) return;
+  check_memory_of_run(config_of(options, communicator.size()), communicator, options.model.threads,
+                      "a smaller --micro-batch, --sequence-length or --preset needs less");
+}
+
 void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options) {
   options.model.add_to(command);
   add_device_option(command, options.device);
@@ -70,15 +96,15 @@ void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options
   command.add_flag("--no-graphs", options.no_graphs,
                    "Without CUDA graphs, as device.graphs = false");
   command.add_option("--micro-batch", options.micro_batch, "Rows of a micro-batch")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_between(1, 1000000))
       ->capture_default_str();
   command.add_option("--sequence-length", options.sequence_length, "Tokens of a row")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   command
       .add_option("--tokens-per-pass", options.tokens_per_pass,
                   "As device.tokens_per_pass; 0: micro-batches in one pass")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
 }
 

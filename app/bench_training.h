@@ -33,6 +33,10 @@ struct BenchTrainingOptions {
 // --tokens-per-pass. `options` must outlive `command`.
 void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options);
 
+// Refuses what this host has not the memory for (check_memory_of_run); on GPUs nothing. All
+// processes take part.
+void check_memory_of_bench(const BenchTrainingOptions& options, Communicator& communicator);
+
 // Data-parallel training steps on random tokens; the same ones every step, on which the work does
 // not depend.
 class BenchTraining {

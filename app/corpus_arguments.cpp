@@ -38,10 +38,13 @@ std::uint64_t total_bytes(const std::vector<CorpusFile>& files) {
 }
 
 std::string describe(const CorpusCounts& counts) {
-  std::string text = fmt::format("{} documents, {} of text", counts.documents,
-                                 format_bytes(static_cast<std::int64_t>(counts.text_bytes)));
+  std::string text = fmt::format(
+      "{}, {} of text", format_number_of(static_cast<std::int64_t>(counts.documents), "document"),
+      format_bytes(static_cast<std::int64_t>(counts.text_bytes)));
   if (counts.empty_documents > 0) {
-    text += fmt::format("; {} empty documents skipped", counts.empty_documents);
+    text += fmt::format(
+        "; {} skipped",
+        format_number_of(static_cast<std::int64_t>(counts.empty_documents), "empty document"));
   }
   if (counts.replaced > 0) {
     text += fmt::format("; {} ill-formed UTF-8 sequences replaced by U+FFFD", counts.replaced);

@@ -13,6 +13,7 @@
 #include "app/job.h"
 #include "app/loaded_model.h"
 #include "app/mpi_session.h"
+#include "app/option_checks.h"
 #include "data/background_verification.h"
 
 namespace chaski {
@@ -167,16 +168,16 @@ void register_eval_command(CLI::App& app) {
           fmt::format("Tokens of a window; default: as in training; for an imported model all "
                       "of its positions, at most {}",
                       kMostDefaultLength))
-      ->check(CLI::Range(1, 1 << 30));
+      ->check(whole_number_from(1));
   command->add_option("--micro-batch", arguments->micro_batch, "Windows at a time")
-      ->check(CLI::Range(1, 1 << 30))
+      ->check(whole_number_from(1))
       ->capture_default_str();
   command
       ->add_option("--max-tokens", arguments->max_tokens,
                    "Only so many from the beginning, rounded up to whole windows")
-      ->check(CLI::Range(1, 1 << 30));
+      ->check(whole_number_from(1));
   command->add_option("--threads", arguments->threads, "CPU threads a process; 0: its share")
-      ->check(CLI::Range(0, 4096))
+      ->check(whole_number_between(0, 4096))
       ->capture_default_str();
   add_device_option(*command, arguments->device);
   command->add_flag("--json", arguments->json, "One JSON object on standard output");

@@ -13,6 +13,7 @@
 
 #include "app/device_choice.h"
 #include "app/loaded_model.h"
+#include "app/option_checks.h"
 #include "data/tokenizer.h"
 #include "kernels/elementwise.h"
 #include "model/decoder.h"
@@ -128,7 +129,7 @@ void register_generate_command(CLI::App& app) {
   command->add_option("--prompt-file", options->prompt_file, "File with the text to continue")
       ->excludes(prompt);
   command->add_option("--max-tokens", options->max_tokens, "Tokens to write")
-      ->check(CLI::Range(1, 1 << 30))
+      ->check(whole_number_from(1))
       ->capture_default_str();
   command
       ->add_option("--temperature", options->sampling.temperature,
@@ -142,6 +143,7 @@ void register_generate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--seed", options->seed, "Of the sampling")->capture_default_str();
   command->add_option("--threads", options->threads, "CPU threads; 0: all cores")
+      ->check(whole_number_between(0, 4096))
       ->capture_default_str();
   add_device_option(*command, options->device);
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on after the end of a document");

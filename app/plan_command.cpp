@@ -13,6 +13,7 @@
 #include "app/human_format.h"
 #include "app/memory_check.h"
 #include "app/mpi_session.h"
+#include "app/option_checks.h"
 #include "app/plan_report.h"
 #include "app/process_memory.h"
 #include "app/step_engine.h"
@@ -149,7 +150,7 @@ void register_plan_command(CLI::App& app) {
   command
       ->add_option("--processes", arguments->processes,
                    "Of the run, all on this machine; default: as the config's layout needs")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number_from(1));
   command->add_flag("--no-measure", arguments->no_measure,
                     "Do not measure this machine: no times are predicted");
   command->add_flag("--json", arguments->json, "One JSON object on standard output");

@@ -143,6 +143,8 @@ void print_profile(const nlohmann::json& parts) {
   }
   fmt::print("\n");
   table.print();
+  fmt::print(
+      "\nshare: of the step's time; of ceiling: of the best product before and after the steps\n");
 }
 
 }  // namespace chaski

@@ -10,6 +10,8 @@
 
 #include "app/corpus_arguments.h"
 #include "app/human_format.h"
+#include "app/input_files.h"
+#include "app/option_checks.h"
 #include "app/progress_bar.h"
 #include "app/version.h"
 #include "data/output_file.h"
@@ -64,6 +66,7 @@ void run_tokenize(const TokenizeArguments& arguments) {
   options.corpus = arguments.corpus.options;
   options.validation = validation_fraction(arguments.split);
   options.creator = version_line();
+  check_input_file("--tokenizer", arguments.tokenizer);
   const auto tokenizer = Tokenizer::load(arguments.tokenizer);
   const auto files = arguments.corpus.files();
   remove_temporary_files_on_signals();
@@ -97,7 +100,7 @@ void register_tokenize_command(CLI::App& app) {
       ->type_name("validation=FRACTION");
   command->add_option("--seed", options.seed, "Of the split")->capture_default_str();
   command->add_option("--threads", options.threads, "Threads that encode; 0: all cores")
-      ->check(CLI::Range(0, 4096))
+      ->check(whole_number_between(0, 4096))
       ->capture_default_str();
   command->add_flag("--force", options.overwrite, "Replace the file if it exists");
   command->callback([arguments] { run_tokenize(*arguments); });

@@ -8,6 +8,7 @@
 
 #include "app/corpus_arguments.h"
 #include "app/human_format.h"
+#include "app/option_checks.h"
 #include "app/progress_bar.h"
 #include "data/output_file.h"
 #include "data/tokenizer_training.h"
@@ -83,7 +84,7 @@ void register_tokenizer_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--seed", training.seed, "Of the sample")->capture_default_str();
   command->add_option("--threads", training.threads, "Threads that learn")
-      ->check(CLI::Range(1, 1024))
+      ->check(whole_number_between(1, 1024))
       ->capture_default_str();
   command->add_flag("--force", arguments->force, "Replace the file if it exists");
   command->callback([arguments] { run_tokenizer(*arguments); });

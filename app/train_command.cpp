@@ -5,6 +5,7 @@
 
 #include "app/config.h"
 #include "app/mpi_session.h"
+#include "app/option_checks.h"
 #include "app/training_run.h"
 
 namespace chaski {
@@ -58,7 +59,7 @@ void register_train_command(CLI::App& app) {
   command
       ->add_option("--max-steps", options.max_steps,
                    "Save and end after so many steps of this call; the schedule stays as it is")
-      ->check(CLI::Range(1, 1 << 30));
+      ->check(whole_number_from(1));
   command->add_flag("--overfit-batch", options.overfit_batch,
                     "Every step trains on the first step's batch: its loss must fall towards 0");
   command->callback([arguments] { run_train(*arguments); });

@@ -6,9 +6,11 @@ asserted. Usage: bench_test.py CHASKI MPIRUN [FLAGS…]
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 CHASKI, *MPIRUN = sys.argv[1:]
@@ -152,6 +154,39 @@ class BenchTest(unittest.TestCase):
         self.assertGreaterEqual(report["gradient_bytes"], 4 * parameters)
         self.assertLess(report["gradient_bytes"], 4 * parameters + 64 * 30)
         self.table(*arguments, words=("MPI_Iallreduce",), processes=2)
+
+    def test_one_process_is_measured_alone(self):
+        for benchmark in ("gemm", "ops", "decode", "tokenize", "checkpoint"):
+            done = run(benchmark, processes=2)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertEqual(done.stderr.count("chaski: error:"), 1, done.stderr)
+            self.assertIn(f"bench {benchmark}: measures one process, but 2 were started", done.stderr)
+            self.assertIn("hint: start it without mpirun", done.stderr)
+        self.report("gemm", *TINY, *QUICK, "--tokens", 96, processes=1)
+
+    def test_what_does_not_fit_is_refused_at_once(self):
+        for benchmark in ("train", "checkpoint"):
+            done = run(benchmark, "--sequence-length", 2147483647, "--micro-batch", 1000000)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn("of memory, but ", done.stderr)
+
+    def test_a_signal_leaves_nothing_behind(self):
+        for benchmark, options in (("checkpoint", TINY), ("tokenize", ["--bytes", 20000000])):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with tempfile.TemporaryDirectory() as directory:
+                    arguments = [benchmark, *options, "--dir", directory, "--repetitions", 100000]
+                    with subprocess.Popen([CHASKI, "bench", *map(str, arguments)], stdout=subprocess.DEVNULL,
+                                          stderr=subprocess.PIPE, text=True) as process:
+                        deadline = time.monotonic() + 60
+                        while not any(pathlib.Path(directory).glob("chaski-bench-*/*")):
+                            self.assertIsNone(process.poll(), "ended by itself")
+                            self.assertLess(time.monotonic(), deadline)
+                            time.sleep(0.01)
+                        process.send_signal(number)
+                        _, told = process.communicate(timeout=60)
+                    self.assertEqual(process.returncode, 128 + number, told)
+                    self.assertEqual(told, "")
+                    self.assertEqual(os.listdir(directory), [])
 
     def test_allreduce_needs_several_processes(self):
         done = run("allreduce", *TINY)

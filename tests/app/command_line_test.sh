@@ -73,6 +73,33 @@ hint_has "did you mean --max-steps?"
 expect 2 "$chaski" train x.toml --max-steps many
 error_is "train: "
 
+error_is "train: --max-steps: must be a whole number of at least 1, not 'many'"
+expect 2 "$chaski" plan x.toml --processes 0
+error_is "plan: --processes: must be a whole number of at least 1, not '0'"
+hint_has "\`chaski plan --help\`"
+expect 2 "$chaski" bench gemm --seconds nan
+error_is "bench gemm: --seconds: must be a number of at least 0, not 'nan'"
+expect 2 "$chaski" bench gem
+error_is "unknown command 'gem' of bench"
+hint_has "did you mean \`chaski bench gemm\`?"
+expect 2 "$chaski" bench frobnicate
+error_is "unknown command 'frobnicate' of bench"
+hint_has "\`chaski bench --help\` lists"
+expect 2 "$chaski" bench
+error_is "bench: must be followed by one of train, gemm, ops"
+expect 2 "$chaski" bench --presett x
+error_is "bench: must be followed by one of train, gemm, ops"
+hint_has "\`chaski bench --help\`"
+expect 2 "$chaski" bench gemm --presett x
+error_is "bench gemm: the following arguments were not expected: --presett x"
+hint_has "did you mean --preset? \`chaski bench gemm --help\`"
+expect 2 "$chaski" bench gemm --preset llama-8m
+error_is "bench gemm: --preset: must be one of llama-9m, llama-20m"
+expect 2 "$chaski" bench tokenize --tokenizer "$work/nothing.model"
+error_is "--tokenizer names $work/nothing.model: No such file"
+expect 2 "$chaski" bench tokenize "$work/nothing.txt"
+error_is "$work/nothing.txt"
+
 cat >"$work/run.toml" <<'TOML'
 [model]
 preset = "llama-9m"

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace chaski {
+
+// Checks for the values of options, in the form that CLI::Option::check() takes: they return an
+// empty text for what is allowed, and else what would be, with the value: "must be a whole number
+// of at least 1, not '0'". CLI11's own checks name neither, and let NaN pass.
+using OptionCheck = std::function<std::string(const std::string& text)>;
+
+// Decimal digits, perhaps with a minus; no leading zeros, which CLI11 takes for octal.
+OptionCheck whole_number_between(std::int64_t least, std::int64_t most);
+// Up to what an int holds, and no further: for counts that no machine has more of.
+OptionCheck whole_number_from(std::int64_t least);
+
+// Finite.
+OptionCheck number_from(double least);
+
+OptionCheck one_of(std::vector<std::string> names);
+
+}  // namespace chaski

@@ -1,0 +1,43 @@
+#include "app/option_checks.h"
+
+#include <gtest/gtest.h>
+
+namespace chaski {
+namespace {
+
+TEST(OptionChecks, WholeNumbersFromALeastOneOn) {
+  const OptionCheck check = whole_number_from(1);
+  for (const char* good : {"1", "7", "2147483647"}) EXPECT_EQ(check(good), "") << good;
+  EXPECT_EQ(check("0"), "must be a whole number of at least 1, not '0'");
+  for (const char* bad : {"-3", "many", "", "1.5", "1e3", "nan", "inf", "0x10", "010", "+1", " 1",
+                          "1 ", "-", "99999999999999999999"}) {
+    EXPECT_EQ(check(bad), std::string("must be a whole number of at least 1, not '") + bad + "'");
+  }
+  EXPECT_EQ(check("2147483648"), "must be a whole number from 1 to 2147483647, not '2147483648'");
+  EXPECT_EQ(whole_number_from(0)("0"), "");
+}
+
+TEST(OptionChecks, WholeNumbersBetweenTwo) {
+  const OptionCheck check = whole_number_between(-2, 4096);
+  for (const char* good : {"-2", "0", "4096"}) EXPECT_EQ(check(good), "") << good;
+  for (const char* bad : {"-3", "4097", "-02", "x"}) {
+    EXPECT_EQ(check(bad), std::string("must be a whole number from -2 to 4096, not '") + bad + "'");
+  }
+}
+
+TEST(OptionChecks, NumbersAreFinite) {
+  const OptionCheck check = number_from(0);
+  for (const char* good : {"0", "0.6", "1e-3", "12"}) EXPECT_EQ(check(good), "") << good;
+  for (const char* bad : {"nan", "inf", "-0.1", "1e999", "", "2s", "-inf"}) {
+    EXPECT_EQ(check(bad), std::string("must be a number of at least 0, not '") + bad + "'");
+  }
+}
+
+TEST(OptionChecks, OneOfSeveralNames) {
+  const OptionCheck check = one_of({"red", "blue"});
+  EXPECT_EQ(check("blue"), "");
+  EXPECT_EQ(check("Blue"), "must be one of red, blue, not 'Blue'");
+}
+
+}  // namespace
+}  // namespace chaski

@@ -58,6 +58,13 @@ OptionCheck number_from(double least) {
   };
 }
 
+OptionCheck positive_number() {
+  return [](const std::string& text) -> std::string {
+    if (finite_number(text).value_or(0.0) > 0.0) return "";
+    return fmt::format("must be a number above 0, not '{}'", text);
+  };
+}
+
 OptionCheck one_of(std::vector<std::string> names) {
   return [names = std::move(names)](const std::string& text) -> std::string {
     if (std::find(names.begin(), names.end(), text) != names.end()) return "";

@@ -19,6 +19,7 @@ OptionCheck whole_number_from(std::int64_t least);
 
 // Finite.
 OptionCheck number_from(double least);
+OptionCheck positive_number();
 
 OptionCheck one_of(std::vector<std::string> names);
 

@@ -33,6 +33,14 @@ TEST(OptionChecks, NumbersAreFinite) {
   }
 }
 
+TEST(OptionChecks, PositiveNumbers) {
+  const OptionCheck check = positive_number();
+  for (const char* good : {"1e-9", "989.5"}) EXPECT_EQ(check(good), "") << good;
+  for (const char* bad : {"0", "-1", "nan", "inf", ""}) {
+    EXPECT_EQ(check(bad), std::string("must be a number above 0, not '") + bad + "'");
+  }
+}
+
 TEST(OptionChecks, OneOfSeveralNames) {
   const OptionCheck check = one_of({"red", "blue"});
   EXPECT_EQ(check("blue"), "");

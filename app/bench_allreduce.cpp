@@ -49,7 +49,7 @@ class AllreduceBenchmark {
   AllreduceBenchmark(Communicator& communicator, const BenchAllreduceOptions& options)
       : communicator_(communicator),
         options_(options),
-        device_(options.model.create_device()),
+        device_(Device::create_cpu(options.model.threads)),
         parameters_(*device_) {
     const LlamaConfig config = options.model.config();
     add_parameters(config);

@@ -16,13 +16,15 @@ namespace {
 
 struct BenchDecodeOptions {
   BenchModel model;
+  BenchDevice device{.device = "auto", .precision = "fp32"};
   std::int64_t context = 128;
   BenchEffort effort;
   bool json = false;
 };
 
-// Larger than any cache.
+// Larger than any cache of a CPU; for a GPU by its own.
 constexpr std::int64_t kBandwidthElements = std::int64_t{64} << 20;
+constexpr std::int64_t kTimesCacheOfGpu = 4;
 
 // What must be read for one token: every weight but the embeddings of other tokens, and the keys
 // and values of the tokens before it.
@@ -41,7 +43,7 @@ class Generation {
       : stage_(device, model, stage_range(model, 0, 1), {.training = false}),
         decoder_(device, stage_, context + 1),
         prompt_(static_cast<std::size_t>(context)),
-        vocab_size_(static_cast<std::size_t>(model.vocab_size)) {
+        logits_(static_cast<std::size_t>(model.vocab_size)) {
     stage_.initialize(1);
     std::iota(prompt_.begin(), prompt_.end(), 0);
     for (std::int32_t& id : prompt_) id %= static_cast<std::int32_t>(model.vocab_size);
@@ -52,8 +54,8 @@ class Generation {
   double run() {
     decoder_.rewind(static_cast<std::int64_t>(prompt_.size()));
     return timed([this] {
-      const Tensor logits = decoder_.feed({&token_, 1});
-      token_ = sample_token({logits.f32(), vocab_size_}, SamplingOptions{}, 0.5);
+      copy_to_host(decoder_.feed({&token_, 1}), logits_.data());
+      token_ = sample_token(logits_, SamplingOptions{}, 0.5);
     });
   }
 
@@ -61,16 +63,19 @@ class Generation {
   Stage stage_;
   Decoder decoder_;
   std::vector<std::int32_t> prompt_;
-  std::size_t vocab_size_;
+  std::vector<float> logits_;
   std::int32_t token_ = 0;
 };
 
 nlohmann::json run(const BenchDecodeOptions& options) {
   const LlamaConfig model = options.model.config();
-  const auto device = options.model.create_device();
+  const DeviceChoice choice = options.device.choice();
+  const auto device = choice.create(options.model.threads);
   Generation generation(*device, model, options.context);
+  const std::int64_t cache = device_properties(*device).cache_bytes;
   const Buffer memory =
-      device->allocate(DType::f32, {kBandwidthElements}, MemoryCategory::workspace);
+      device->allocate(DType::f32, {cache > 0 ? kTimesCacheOfGpu * cache : kBandwidthElements},
+                       MemoryCategory::workspace);
   const MemoryBandwidth bandwidth(memory.tensor(), device->num_threads());
 
   std::vector<BenchSeries> series{{"decode", [&] { return generation.run(); }}};
@@ -84,7 +89,7 @@ nlohmann::json run(const BenchDecodeOptions& options) {
   report["benchmark"] = "decode";
   report["preset"] = options.model.preset;
   report["context"] = options.context;
-  report["machine"] = describe_machine(device->num_threads());
+  report["machine"] = describe_machine(*device, choice.precision);
   report["bytes_per_token"] = bytes;
   report["tokens_per_second"] = 1.0 / spread.median;
   report["memory_gb_per_second"] = to_json(rates);
@@ -113,6 +118,7 @@ void register_bench_decode(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand(
       "decode", "Generating a token, beside the time for which its weights take to be read");
   options->model.add_to(*command);
+  add_device_option(*command, options->device.device);
   command->add_option("--context", options->context, "Tokens before the one that is measured")
       ->check(whole_number_between(1, 1 << 20))
       ->capture_default_str();

@@ -18,7 +18,8 @@ namespace {
 
 struct BenchGemmOptions {
   BenchModel model;
-  std::int64_t tokens = kTokensPerPass;
+  BenchDevice device;
+  std::int64_t tokens = 0;  // 0: as many as a device is usually given at a time
   BenchEffort effort;
   bool json = false;
 };
@@ -27,29 +28,43 @@ struct Product {
   Transpose a = Transpose::no;
   Transpose b = Transpose::no;
   Accumulate accumulate = Accumulate::no;
-  std::vector<Shape> shapes;  // of a, b and the result
+  BenchOperandList operands;  // a, b and the result
 };
 
-Product product_of(const StepGemm& gemm) {
+// Logits are fp32 always, and gradients of weights as `types` says.
+Product product_of(const StepGemm& gemm, const TensorTypes& types) {
   const auto [m, n, k] = std::tuple(gemm.m, gemm.n, gemm.k);
+  const DType type = types.compute;
+  const DType out = gemm.is_head() ? DType::f32 : type;
   switch (gemm.pass) {
     case GemmPass::forward:
-      return {Transpose::no, Transpose::yes, Accumulate::no, {{m, k}, {n, k}, {m, n}}};
+      return {Transpose::no,
+              Transpose::yes,
+              Accumulate::no,
+              {{{m, k}, type}, {{n, k}, type}, {{m, n}, out}}};
     case GemmPass::input_gradient:
-      return {Transpose::no, Transpose::no, Accumulate::no, {{m, k}, {k, n}, {m, n}}};
+      return {Transpose::no,
+              Transpose::no,
+              Accumulate::no,
+              {{{m, k}, type}, {{k, n}, type}, {{m, n}, type}}};
     case GemmPass::weight_gradient:
-      return {Transpose::yes, Transpose::no, Accumulate::yes, {{k, m}, {k, n}, {m, n}}};
+      return {Transpose::yes,
+              Transpose::no,
+              Accumulate::yes,
+              {{{k, m}, type}, {{k, n}, type}, {{m, n}, types.gradients}}};
   }
   throw std::logic_error("no such pass");
 }
 
-BenchSeries series_of(const StepGemm& gemm, const BenchOperands& operands) {
-  const Product product = product_of(gemm);
-  return {
-      gemm.name(), [product, sets = operands.carve(product.shapes)]() mutable {
-        const std::vector<Tensor>& x = sets.next();
-        return timed([&] { matmul(x[0], product.a, x[1], product.b, x[2], product.accumulate); });
-      }};
+BenchSeries series_of(const StepGemm& gemm, const TensorTypes& types,
+                      const BenchOperands& operands) {
+  const Product product = product_of(gemm, types);
+  return {gemm.name(), [product, sets = operands.carve(product.operands)]() mutable {
+            const std::vector<Tensor>& x = sets.next();
+            return timed(x[0].device(), [&] {
+              matmul(x[0], product.a, x[1], product.b, x[2], product.accumulate);
+            });
+          }};
 }
 
 nlohmann::json report_of(const std::vector<StepGemm>& gemms,
@@ -89,24 +104,33 @@ nlohmann::json report_of(const std::vector<StepGemm>& gemms,
   return report;
 }
 
+std::int64_t tokens_for(const BenchGemmOptions& options, Backend backend) {
+  constexpr std::int64_t kTokensOnGpu = 16384;
+  if (options.tokens > 0) return options.tokens;
+  return backend == Backend::cpu ? kTokensPerPass : kTokensOnGpu;
+}
+
 nlohmann::json run(const BenchGemmOptions& options) {
   const LlamaConfig config = options.model.config();
-  const std::vector<StepGemm> gemms = step_gemms(config, options.tokens);
-  const auto device = options.model.create_device();
-  std::vector<std::vector<Shape>> shapes;
-  for (const StepGemm& gemm : gemms) shapes.push_back(product_of(gemm).shapes);
-  const BenchOperands operands(*device, shapes);
+  const DeviceChoice choice = options.device.choice();
+  const TensorTypes types = types_of(choice.precision);
+  const auto device = choice.create(options.model.threads);
+  const std::int64_t tokens = tokens_for(options, choice.backend);
+  const std::vector<StepGemm> gemms = step_gemms(config, tokens);
+  std::vector<BenchOperandList> sets;
+  for (const StepGemm& gemm : gemms) sets.push_back(product_of(gemm, types).operands);
+  const BenchOperands operands(*device, types.compute, sets);
   std::vector<BenchSeries> series;
-  for (const StepGemm& gemm : gemms) series.push_back(series_of(gemm, operands));
+  for (const StepGemm& gemm : gemms) series.push_back(series_of(gemm, types, operands));
 
-  const double before = measure_gemm_ceiling(*device, DType::f32, options.effort.seconds);
+  const double before = measure_gemm_ceiling(*device, types.compute, options.effort.seconds);
   measure(series, options.effort);
-  const double after = measure_gemm_ceiling(*device, DType::f32, options.effort.seconds);
+  const double after = measure_gemm_ceiling(*device, types.compute, options.effort.seconds);
   nlohmann::json report = report_of(gemms, series, std::max(before, after));
   report["benchmark"] = "gemm";
   report["preset"] = options.model.preset;
-  report["tokens"] = options.tokens;
-  report["machine"] = describe_machine(device->num_threads());
+  report["tokens"] = tokens;
+  report["machine"] = describe_machine(*device, choice.precision);
   return report;
 }
 
@@ -139,9 +163,11 @@ void register_bench_gemm(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand(
       "gemm", "Every matrix product of a training step by shape, beside the best of the run");
   options->model.add_to(*command);
-  command->add_option("--tokens", options->tokens, "Of a pass")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
+  options->device.add_to(*command);
+  command
+      ->add_option("--tokens", options->tokens,
+                   fmt::format("Of a pass; default: {} on a CPU, 16384 on a GPU", kTokensPerPass))
+      ->check(whole_number_from(1));
   options->effort.add_to(*command);
   add_json_option(*command, options->json);
   command->callback([options] {

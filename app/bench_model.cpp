@@ -21,6 +21,11 @@ void BenchModel::add_to(CLI::App& command) {
       ->capture_default_str();
 }
 
+void BenchDevice::add_to(CLI::App& command) {
+  add_device_option(command, device);
+  add_precision_option(command, precision);
+}
+
 LlamaConfig BenchModel::config() const {
   LlamaConfig config = llama_preset(preset);
   if (vocab_size > 0) config.vocab_size = vocab_size;

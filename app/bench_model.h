@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "app/device_choice.h"
 #include "kernels/device.h"
 #include "model/llama_config.h"
 
@@ -22,7 +23,16 @@ struct BenchModel {
   // Adds --preset, --vocab-size and --threads. This object must outlive `command`.
   void add_to(CLI::App& command);
   LlamaConfig config() const;
-  std::unique_ptr<Device> create_device() const { return Device::create_cpu(threads); }
+};
+
+// The device that a benchmark of one process measures on, and its numbers.
+struct BenchDevice {
+  std::string device = "auto";
+  std::string precision = "auto";
+
+  // Adds --device and --precision. This object must outlive `command`.
+  void add_to(CLI::App& command);
+  DeviceChoice choice() const { return device_named(device, precision); }
 };
 
 }  // namespace chaski

@@ -22,92 +22,131 @@ using Operands = std::vector<Tensor>;
 
 constexpr float kEpsilon = 1e-6f;
 // The optimizer's and the norm's ops see the parameters piece by piece; larger ones would only take
-// longer.
-constexpr std::int64_t kMaxParameters = std::int64_t{1} << 24;
+// longer. A GPU's cache is that much larger.
+constexpr std::int64_t kMaxParametersOnCpu = std::int64_t{1} << 24;
+constexpr std::int64_t kMaxParametersOnGpu = std::int64_t{1} << 26;
+
+std::int64_t parameters_of(const LlamaConfig& config, const Device& device) {
+  const bool cpu = device.backend() == Backend::cpu;
+  return std::min(cpu ? kMaxParametersOnCpu : kMaxParametersOnGpu, config.num_parameters());
+}
+
+double bytes_of(DType type, std::int64_t count) {
+  return static_cast<double>(count * size_of(type));
+}
+
+double floats(std::int64_t count) {
+  return bytes_of(DType::f32, count);
+}
 
 // Sizes of a training step, as factors of byte counts.
 struct Sizes {
-  Sizes(const LlamaConfig& config, const BenchTokens& batch)
+  Sizes(const LlamaConfig& config, const BenchTokens& batch, const TensorTypes& types)
       : attention{batch.tokens.dim(0), batch.tokens.dim(1), config.num_heads, config.num_kv_heads,
                   config.head_dim},
         tokens(batch.tokens.num_elements()),
         hidden(config.hidden_size),
         ffn(config.intermediate_size),
         vocabulary(config.vocab_size),
-        parameters(std::min(kMaxParameters, config.num_parameters())) {}
+        parameters(parameters_of(config, batch.tokens.device())),
+        types(types) {}
+
+  // What ops compute with, and gradients of weights.
+  BenchOperand computed(Shape shape) const { return {shape, types.compute}; }
+  BenchOperand gradient(Shape shape) const { return {shape, types.gradients}; }
+  double computed_bytes(std::int64_t count) const { return bytes_of(types.compute, count); }
+  double gradient_bytes(std::int64_t count) const { return bytes_of(types.gradients, count); }
 
   AttentionShape attention;
   std::int64_t tokens, hidden, ffn, vocabulary, parameters;
+  TensorTypes types;
 };
 
-double bytes_of(std::int64_t floats) {
-  return static_cast<double>(floats) * sizeof(float);
+// Runs the work on the operands' device and returns the seconds.
+template <typename Work>
+double timed_on(const Operands& x, const Work& work) {
+  return timed(x.front().device(), work);
 }
 
 std::vector<BenchOp> embedding_ops(const Sizes& s, const BenchTokens& batch) {
   const Tensor ids = batch.tokens.view({s.tokens});
-  const std::vector<Shape> operands = {{s.vocabulary, s.hidden}, {s.tokens, s.hidden}};
+  const Shape table = {s.vocabulary, s.hidden};
+  const BenchOperand rows = s.computed({s.tokens, s.hidden});
+  const std::int64_t pass = s.tokens * s.hidden;
   return {
-      {"embedding_forward", OpBound::mixed, bytes_of(2 * s.tokens * s.hidden + s.tokens), operands,
-       [ids](const Operands& x) { return timed([&] { embedding_forward(x[0], ids, x[1]); }); }},
-      {"embedding_backward", OpBound::mixed, bytes_of(3 * s.tokens * s.hidden + s.tokens), operands,
-       [ids](const Operands& x) { return timed([&] { embedding_backward(x[1], ids, x[0]); }); }},
+      {"embedding_forward",
+       OpBound::mixed,
+       s.computed_bytes(2 * pass) + floats(s.tokens),
+       {s.computed(table), rows},
+       [ids](const Operands& x) {
+         return timed_on(x, [&] { embedding_forward(x[0], ids, x[1]); });
+       }},
+      {"embedding_backward",
+       OpBound::mixed,
+       s.computed_bytes(pass) + s.gradient_bytes(2 * pass) + floats(s.tokens),
+       {s.gradient(table), rows},
+       [ids](const Operands& x) {
+         return timed_on(x, [&] { embedding_backward(x[1], ids, x[0]); });
+       }},
   };
 }
 
 std::vector<BenchOp> norm_ops(const Sizes& s) {
-  const Shape matrix = {s.tokens, s.hidden};
-  const Shape weight = {s.hidden};
-  const Shape inverse_rms = {s.tokens};
+  const BenchOperand matrix = s.computed({s.tokens, s.hidden});
+  const BenchOperand weight = s.computed({s.hidden});
+  const BenchOperand inverse_rms = {{s.tokens}};
   const std::int64_t pass = s.tokens * s.hidden;
-  const std::int64_t small = s.tokens + s.hidden;
+  const double small = floats(s.tokens) + s.computed_bytes(s.hidden);
   return {
       {"rmsnorm_forward",
        OpBound::mixed,
-       bytes_of(2 * pass + small),
+       s.computed_bytes(2 * pass) + small,
        {matrix, weight, matrix, inverse_rms},
        [](const Operands& x) {
-         return timed([&] { rmsnorm_forward(x[0], x[1], kEpsilon, x[2], x[3]); });
+         return timed_on(x, [&] { rmsnorm_forward(x[0], x[1], kEpsilon, x[2], x[3]); });
        }},
       {"add_rmsnorm_forward",
        OpBound::mixed,
-       bytes_of(4 * pass + small),
+       s.computed_bytes(4 * pass) + small,
        {matrix, matrix, weight, matrix, matrix, inverse_rms},
        [](const Operands& x) {
-         return timed([&] { add_rmsnorm_forward(x[0], x[1], x[2], kEpsilon, x[3], x[4], x[5]); });
+         return timed_on(
+             x, [&] { add_rmsnorm_forward(x[0], x[1], x[2], kEpsilon, x[3], x[4], x[5]); });
        }},
       {"rmsnorm_recompute",
        OpBound::mixed,
-       bytes_of(2 * pass + small),
+       s.computed_bytes(2 * pass) + small,
        {matrix, weight, inverse_rms, matrix},
-       [](const Operands& x) { return timed([&] { rmsnorm_recompute(x[0], x[1], x[2], x[3]); }); }},
+       [](const Operands& x) {
+         return timed_on(x, [&] { rmsnorm_recompute(x[0], x[1], x[2], x[3]); });
+       }},
       {"rmsnorm_backward",
        OpBound::mixed,
-       bytes_of(4 * pass + small + 2 * s.hidden),
-       {matrix, weight, inverse_rms, matrix, matrix, weight},
+       s.computed_bytes(4 * pass) + small + s.gradient_bytes(2 * s.hidden),
+       {matrix, weight, inverse_rms, matrix, matrix, s.gradient({s.hidden})},
        [](const Operands& x) {
-         return timed([&] { rmsnorm_backward(x[0], x[1], x[2], x[3], x[4], x[5]); });
+         return timed_on(x, [&] { rmsnorm_backward(x[0], x[1], x[2], x[3], x[4], x[5]); });
        }},
   };
 }
 
 std::vector<BenchOp> attention_ops(const Sizes& s) {
   const AttentionShape shape = s.attention;
-  const Shape qkv = {s.tokens, shape.qkv_size()};
-  const Shape out = {s.tokens, shape.query_size()};
-  const Shape log_sum_exp = {s.tokens * shape.num_heads};
-  const Shape table = {shape.sequence_length, shape.head_dim};
+  const BenchOperand qkv = s.computed({s.tokens, shape.qkv_size()});
+  const BenchOperand out = s.computed({s.tokens, shape.query_size()});
+  const BenchOperand log_sum_exp = {{s.tokens * shape.num_heads}};
+  const BenchOperand table = {{shape.sequence_length, shape.head_dim}};
   // Two products of head_dim for each query and each key that it sees.
   const double forward = 2.0 * static_cast<double>(s.tokens * shape.query_size()) *
                          static_cast<double>(shape.sequence_length + 1);
   return {
       {"rotary_forward",
        OpBound::mixed,
-       bytes_of(2 * s.tokens * (shape.query_size() + shape.kv_size()) +
-                shape.sequence_length * shape.head_dim),
+       s.computed_bytes(2 * s.tokens * (shape.query_size() + shape.kv_size())) +
+           floats(shape.sequence_length * shape.head_dim),
        {qkv, table},
        [shape](const Operands& x) {
-         const double seconds = timed([&] { rotary_forward(shape, x[0], {}, 0, x[1]); });
+         const double seconds = timed_on(x, [&] { rotary_forward(shape, x[0], {}, 0, x[1]); });
          fill(x[0], 1.0f);  // in place with any factors: would grow
          return seconds;
        }},
@@ -116,7 +155,7 @@ std::vector<BenchOp> attention_ops(const Sizes& s) {
        forward,
        {qkv, out, log_sum_exp},
        [shape](const Operands& x) {
-         return timed([&] { attention_forward(shape, x[0], {}, x[1], x[2]); });
+         return timed_on(x, [&] { attention_forward(shape, x[0], {}, x[1], x[2]); });
        }},
       // Without the scores that are computed again.
       {"attention_backward",
@@ -124,26 +163,26 @@ std::vector<BenchOp> attention_ops(const Sizes& s) {
        2.0 * forward,
        {qkv, out, log_sum_exp, out, qkv},
        [shape](const Operands& x) {
-         return timed([&] { attention_backward(shape, x[0], {}, x[1], x[2], x[3], x[4]); });
+         return timed_on(x, [&] { attention_backward(shape, x[0], {}, x[1], x[2], x[3], x[4]); });
        }},
   };
 }
 
 std::vector<BenchOp> swiglu_ops(const Sizes& s) {
-  const Shape gate_up = {s.tokens, 2 * s.ffn};
-  const Shape activation = {s.tokens, s.ffn};
+  const BenchOperand gate_up = s.computed({s.tokens, 2 * s.ffn});
+  const BenchOperand activation = s.computed({s.tokens, s.ffn});
   return {
       {"swiglu_forward",
        OpBound::mixed,
-       bytes_of(3 * s.tokens * s.ffn),
+       s.computed_bytes(3 * s.tokens * s.ffn),
        {gate_up, activation},
-       [](const Operands& x) { return timed([&] { swiglu_forward(x[0], x[1]); }); }},
+       [](const Operands& x) { return timed_on(x, [&] { swiglu_forward(x[0], x[1]); }); }},
       {"swiglu_backward",
        OpBound::mixed,
-       bytes_of(6 * s.tokens * s.ffn),
+       s.computed_bytes(6 * s.tokens * s.ffn),
        {gate_up, activation},
        [](const Operands& x) {
-         const double seconds = timed([&] { swiglu_backward(x[0], x[1], x[0], x[1]); });
+         const double seconds = timed_on(x, [&] { swiglu_backward(x[0], x[1], x[0], x[1]); });
          for (const Tensor& operand : x) fill(operand, 0.5f);  // in place: would grow
          return seconds;
        }},
@@ -151,11 +190,10 @@ std::vector<BenchOp> swiglu_ops(const Sizes& s) {
 }
 
 std::vector<BenchOp> head_ops(const Sizes& s, const BenchTokens& batch) {
-  const std::vector<Shape> operands = {{s.tokens, s.hidden},
-                                       {s.vocabulary, s.hidden},
-                                       {s.tokens},
-                                       {s.tokens, s.hidden},
-                                       {s.vocabulary, s.hidden}};
+  const BenchOperand rows = s.computed({s.tokens, s.hidden});
+  const Shape weight = {s.vocabulary, s.hidden};
+  const BenchOperandList operands = {
+      rows, s.computed(weight), {{s.tokens}}, rows, s.gradient(weight)};
   const Tensor targets = batch.targets.view({s.tokens});
   const auto run = [targets](const Operands& x) {
     fill(x[0], 0.01f);  // logits of a common size: no underflow in the gradient
@@ -164,16 +202,17 @@ std::vector<BenchOp> head_ops(const Sizes& s, const BenchTokens& batch) {
     head.weight = x[1];
     head.targets = targets;
     head.losses = x[2];
-    return timed([&] { head_loss_forward_backward(head, 1.0f, x[3], x[4]); });
+    return timed_on(x, [&] { head_loss_forward_backward(head, 1.0f, x[3], x[4]); });
   };
   return {
       {"head_loss", OpBound::gemm,
        6.0 * static_cast<double>(s.tokens * s.hidden) * static_cast<double>(s.vocabulary), operands,
        run},
-      // The part of it that is no product: logits are read, their gradient takes their place.
-      {"cross_entropy", OpBound::mixed, bytes_of(2 * s.tokens * s.vocabulary), operands,
+      // The part of it that is no product: fp32 logits are read, their gradient is written.
+      {"cross_entropy", OpBound::mixed,
+       floats(s.tokens * s.vocabulary) + s.computed_bytes(s.tokens * s.vocabulary), operands,
        [run](const Operands& x) {
-         const Profile profile;
+         const Profile profile(x.front().device());
          run(x);
          return profile.seconds_of("cross_entropy");
        }},
@@ -181,26 +220,34 @@ std::vector<BenchOp> head_ops(const Sizes& s, const BenchTokens& batch) {
 }
 
 std::vector<BenchOp> optimizer_ops(const Sizes& s) {
+  const TensorTypes& types = s.types;
   const Shape all = {s.parameters};
+  const bool rounded = types.has_master_weights();
+  BenchOperandList state = {
+      {all, types.weights}, s.gradient(all), {all, types.moments}, {all, types.moments}};
+  if (rounded) state.push_back(s.computed(all));
   return {
-      {"adamw",
-       OpBound::mixed,
-       bytes_of(7 * s.parameters),
-       {all, all, all, all},
-       [](const Operands& x) {
+      {"adamw", OpBound::mixed,
+       bytes_of(types.weights, 2 * s.parameters) + s.gradient_bytes(s.parameters) +
+           bytes_of(types.moments, 4 * s.parameters) +
+           (rounded ? s.computed_bytes(s.parameters) : 0.0),
+       state,
+       [rounded](const Operands& x) {
          const AdamWHyperparameters hyperparameters = {1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 100, 1.0f};
-         return timed([&] { adamw_step(hyperparameters, x[0], x[1], x[2], x[3]); });
+         return timed_on(x, [&] {
+           adamw_step(hyperparameters, x[0], x[1], x[2], x[3], rounded ? x[4] : Tensor());
+         });
        }},
       {"sum_of_squares",
        OpBound::read,
-       bytes_of(s.parameters),
-       {all},
-       [](const Operands& x) { return timed([&] { sum_of_squares(x[0]); }); }},
+       s.gradient_bytes(s.parameters),
+       {s.gradient(all)},
+       [](const Operands& x) { return timed_on(x, [&] { sum_of_squares(x[0]); }); }},
       {"zero_gradients",
        OpBound::write,
-       bytes_of(s.parameters),
-       {all},
-       [](const Operands& x) { return timed([&] { fill(x[0], 0.0f); }); }},
+       s.gradient_bytes(s.parameters),
+       {s.gradient(all)},
+       [](const Operands& x) { return timed_on(x, [&] { fill(x[0], 0.0f); }); }},
   };
 }
 
@@ -208,9 +255,9 @@ std::vector<BenchOp> decoding_ops(const Sizes& s) {
   return {
       {"one_row_product",
        OpBound::read,
-       bytes_of(s.vocabulary * s.hidden + s.hidden + s.vocabulary),
-       {{1, s.hidden}, {s.vocabulary, s.hidden}, {1, s.vocabulary}},
-       [](const Operands& x) { return timed([&] { linear_forward(x[0], x[1], x[2]); }); }},
+       s.computed_bytes(s.vocabulary * s.hidden + s.hidden) + floats(s.vocabulary),
+       {s.computed({1, s.hidden}), s.computed({s.vocabulary, s.hidden}), {{1, s.vocabulary}}},
+       [](const Operands& x) { return timed_on(x, [&] { linear_forward(x[0], x[1], x[2]); }); }},
   };
 }
 
@@ -230,8 +277,9 @@ const char* name_of(OpBound bound) {
   return "unknown";
 }
 
-std::vector<BenchOp> bench_ops(const LlamaConfig& config, const BenchTokens& batch) {
-  const Sizes sizes(config, batch);
+std::vector<BenchOp> bench_ops(const LlamaConfig& config, const BenchTokens& batch,
+                               const TensorTypes& types) {
+  const Sizes sizes(config, batch, types);
   std::vector<BenchOp> ops;
   for (std::vector<BenchOp>& some : std::vector<std::vector<BenchOp>>{
            embedding_ops(sizes, batch), norm_ops(sizes), attention_ops(sizes), swiglu_ops(sizes),

@@ -5,8 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "app/bench_operands.h"
 #include "kernels/tensor.h"
 #include "model/llama_config.h"
+#include "model/precision.h"
 
 namespace chaski {
 
@@ -26,7 +28,7 @@ struct BenchOp {
   // FLOPs (gemm) or bytes that must be read and written if nothing is in a cache and no operand is
   // moved twice.
   double work;
-  std::vector<Shape> operands;                              // fp32
+  BenchOperandList operands;
   std::function<double(const std::vector<Tensor>&)> run{};  // returns the seconds it took
 };
 
@@ -36,6 +38,8 @@ struct BenchTokens {
   Tensor targets;
 };
 
-std::vector<BenchOp> bench_ops(const LlamaConfig& config, const BenchTokens& batch);
+// In the types of a model of that precision.
+std::vector<BenchOp> bench_ops(const LlamaConfig& config, const BenchTokens& batch,
+                               const TensorTypes& types);
 
 }  // namespace chaski

@@ -2,64 +2,86 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <vector>
 
+#include "kernels/device_timer.h"
 #include "kernels/elementwise.h"
 
 namespace chaski {
 namespace {
 
-constexpr std::int64_t kLine = Device::kAlignment / sizeof(float);
 // Sets beyond this number would not make the operands any colder.
 constexpr std::int64_t kMaxSets = 4096;
+// Several times the last-level cache of a large server's core complex.
+constexpr std::int64_t kMinBytesOnCpu = std::int64_t{256} << 20;
+constexpr std::int64_t kTimesCacheOfGpu = 16;
 
-std::int64_t padded(const Shape& shape) {
-  return (shape.num_elements() + kLine - 1) / kLine * kLine;
+std::int64_t bytes_of(const BenchOperandList& operands) {
+  std::int64_t bytes = 0;
+  for (const BenchOperand& operand : operands)
+    bytes += charged_bytes(operand.shape.num_elements() * size_of(operand.type));
+  return bytes;
 }
 
-std::int64_t elements_of(const std::vector<Shape>& shapes) {
-  std::int64_t elements = 0;
-  for (const Shape& shape : shapes) elements += padded(shape);
-  return elements;
+std::int64_t elements_for(Device& device, DType type, const std::vector<BenchOperandList>& sets) {
+  const std::int64_t cache = device_properties(device).cache_bytes;
+  std::int64_t bytes = cache > 0 ? kTimesCacheOfGpu * cache : kMinBytesOnCpu;
+  for (const BenchOperandList& operands : sets) bytes = std::max(bytes, bytes_of(operands));
+  return charged_bytes(bytes) / size_of(type);
 }
 
-std::int64_t elements_for(const std::vector<std::vector<Shape>>& sets) {
-  std::int64_t elements = BenchOperands::kMinBytes / static_cast<std::int64_t>(sizeof(float));
-  for (const auto& shapes : sets) elements = std::max(elements, elements_of(shapes));
-  return elements;
+// Of fp32 on the host.
+std::vector<float> positive_numbers(std::int64_t count) {
+  const auto host = Device::create_cpu(1);
+  const Buffer numbers = host->allocate(DType::f32, {count}, MemoryCategory::workspace);
+  fill_normal(numbers.tensor(), 0.0f, 1.0f, 1, 1);
+  const float* x = numbers.tensor().f32();
+  std::vector<float> result(static_cast<std::size_t>(count));
+  std::transform(x, x + count, result.begin(), [](float value) { return std::abs(value); });
+  return result;
 }
 
 }  // namespace
 
-BenchOperands::BenchOperands(Device& device, const std::vector<std::vector<Shape>>& sets)
-    : memory_(device.allocate(DType::f32, {elements_for(sets)}, MemoryCategory::activations)) {
+BenchOperands::BenchOperands(Device& device, DType type, const std::vector<BenchOperandList>& sets)
+    : memory_(
+          device.allocate(type, {elements_for(device, type, sets)}, MemoryCategory::activations)) {
   refill();
+}
+
+Tensor BenchOperands::memory() const {
+  const Tensor& all = memory_.tensor();
+  return {all.device(), DType::f32, {all.num_bytes() / size_of(DType::f32)}, all.raw()};
 }
 
 void BenchOperands::refill() {
   const Tensor& all = memory_.tensor();
   constexpr std::int64_t kPattern = std::int64_t{1} << 18;
   const std::int64_t pattern = std::min(kPattern, all.num_elements());
-  fill_normal(all.rows(0, pattern), 0.0f, 1.0f, 1, 1);
-  float* x = all.f32();
-  for (std::int64_t i = 0; i < pattern; ++i) x[i] = std::abs(x[i]);
+  {
+    Workspace::Frame frame(all.device());
+    const Tensor numbers = frame.f32({pattern});
+    copy_from_host(positive_numbers(pattern).data(), numbers);
+    cast(numbers, all.rows(0, pattern));
+  }
   for (std::int64_t done = pattern; done < all.num_elements(); done += pattern) {
     const std::int64_t count = std::min(pattern, all.num_elements() - done);
-    std::memcpy(x + done, x, static_cast<std::size_t>(count) * sizeof(float));
+    copy(all.rows(0, count), all.rows(done, count));
   }
 }
 
-BenchOperands::Sets BenchOperands::carve(const std::vector<Shape>& shapes) const {
+BenchOperands::Sets BenchOperands::carve(const BenchOperandList& operands) const {
   const Tensor& all = memory_.tensor();
-  const std::int64_t size = elements_of(shapes);
-  const std::int64_t count = std::clamp<std::int64_t>(all.num_elements() / size, 1, kMaxSets);
+  const std::int64_t count =
+      std::clamp<std::int64_t>(all.num_bytes() / bytes_of(operands), 1, kMaxSets);
   Sets result;
-  float* next = all.f32();
+  auto* next = static_cast<char*>(all.raw());
   for (std::int64_t i = 0; i < count; ++i) {
     std::vector<Tensor>& set = result.sets_.emplace_back();
-    for (const Shape& shape : shapes) {
-      set.emplace_back(all.device(), DType::f32, shape, next);
-      next += padded(shape);
+    for (const BenchOperand& operand : operands) {
+      const Tensor tensor(all.device(), operand.type, operand.shape, next);
+      set.push_back(tensor);
+      next += charged_bytes(tensor.num_bytes());
     }
   }
   return result;

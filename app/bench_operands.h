@@ -8,20 +8,29 @@
 
 namespace chaski {
 
+struct BenchOperand {
+  Shape shape;
+  DType type = DType::f32;
+};
+using BenchOperandList = std::vector<BenchOperand>;
+
 // Memory that the operands of all ops of a benchmark are carved from, one op after the other. An
 // op walks through as many sets of operands as fit, so that it finds none of them in a cache: in a
 // training step other ops have been there in between, too.
 class BenchOperands {
  public:
-  // Large enough for one set of each of `sets` and for kMinBytes.
-  BenchOperands(Device& device, const std::vector<std::vector<Shape>>& sets);
+  // Large enough for one set of each of `sets`, and far larger than the caches. Filled with numbers
+  // of `type`, f32 or bf16; operands of f32 read those as such of twice the size, positive ones,
+  // too.
+  BenchOperands(Device& device, DType type, const std::vector<BenchOperandList>& sets);
 
   // Numbers as they occur in a model; none of them is negative, because some operands (second
   // moments) never are.
   void refill();
-  const Tensor& memory() const { return memory_.tensor(); }
+  Tensor memory() const;  // all of it as fp32
 
-  // fp32 operands of these shapes, another set at every call, until all sets have had their turn.
+  // Operands of these shapes and types, another set at every call, until all sets have had their
+  // turn.
   class Sets {
    public:
     const std::vector<Tensor>& next();
@@ -31,10 +40,7 @@ class BenchOperands {
     std::vector<std::vector<Tensor>> sets_;
     std::size_t turn_ = 0;
   };
-  Sets carve(const std::vector<Shape>& shapes) const;
-
-  // Several times the last-level cache of a large server's core complex.
-  static constexpr std::int64_t kMinBytes = std::int64_t{256} << 20;
+  Sets carve(const BenchOperandList& operands) const;
 
  private:
   Buffer memory_;

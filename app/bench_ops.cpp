@@ -12,12 +12,14 @@
 #include "app/gemm_ceiling.h"
 #include "app/memory_bandwidth.h"
 #include "app/option_checks.h"
+#include "kernels/elementwise.h"
 
 namespace chaski {
 namespace {
 
 struct BenchOpsOptions {
   BenchModel model;
+  BenchDevice device;
   std::int64_t micro_batch = 8;
   std::int64_t sequence_length = 256;
   BenchEffort effort;
@@ -29,9 +31,9 @@ Buffer random_ids(Device& device, const BenchOpsOptions& options, std::int64_t v
   Buffer ids = device.allocate(DType::i32, {options.micro_batch, options.sequence_length},
                                MemoryCategory::activations);
   std::mt19937 generator(seed);
-  for (std::int64_t i = 0; i < ids.tensor().num_elements(); ++i) {
-    ids.tensor().i32()[i] = static_cast<std::int32_t>(generator() % vocab_size);
-  }
+  std::vector<std::int32_t> values(static_cast<std::size_t>(ids.tensor().num_elements()));
+  for (std::int32_t& id : values) id = static_cast<std::int32_t>(generator() % vocab_size);
+  copy_from_host(values.data(), ids.tensor());
   return ids;
 }
 
@@ -63,13 +65,15 @@ nlohmann::json line_of(const BenchOp& op, const Spread& spread, double ceiling) 
 
 nlohmann::json run(const BenchOpsOptions& options) {
   const LlamaConfig config = options.model.config();
-  const auto device = options.model.create_device();
+  const DeviceChoice choice = options.device.choice();
+  const TensorTypes types = types_of(choice.precision);
+  const auto device = choice.create(options.model.threads);
   const Buffer tokens = random_ids(*device, options, config.vocab_size, 1);
   const Buffer targets = random_ids(*device, options, config.vocab_size, 2);
-  const std::vector<BenchOp> ops = bench_ops(config, {tokens.tensor(), targets.tensor()});
-  std::vector<std::vector<Shape>> shapes;
-  for (const BenchOp& op : ops) shapes.push_back(op.operands);
-  BenchOperands operands(*device, shapes);
+  const std::vector<BenchOp> ops = bench_ops(config, {tokens.tensor(), targets.tensor()}, types);
+  std::vector<BenchOperandList> sets;
+  for (const BenchOp& op : ops) sets.push_back(op.operands);
+  BenchOperands operands(*device, types.compute, sets);
   const MemoryBandwidth bandwidth(operands.memory(), device->num_threads());
 
   std::vector<BenchSeries> series;
@@ -79,9 +83,9 @@ nlohmann::json run(const BenchOpsOptions& options) {
                       }});
   }
   for (BenchSeries& one : bandwidth.series()) series.push_back(std::move(one));
-  const double gemm_before = measure_gemm_ceiling(*device, DType::f32, options.effort.seconds);
+  const double gemm_before = measure_gemm_ceiling(*device, types.compute, options.effort.seconds);
   measure(series, options.effort, [&] { operands.refill(); });
-  const double gemm_after = measure_gemm_ceiling(*device, DType::f32, options.effort.seconds);
+  const double gemm_after = measure_gemm_ceiling(*device, types.compute, options.effort.seconds);
 
   const MemoryBandwidth::Rates memory = bandwidth.rates(series);
   const double gemm = std::max(gemm_before, gemm_after);
@@ -95,7 +99,7 @@ nlohmann::json run(const BenchOpsOptions& options) {
   report["preset"] = options.model.preset;
   report["micro_batch"] = options.micro_batch;
   report["sequence_length"] = options.sequence_length;
-  report["machine"] = describe_machine(device->num_threads());
+  report["machine"] = describe_machine(*device, choice.precision);
   report["gemm_ceiling_gflops"] = gemm;
   report["memory_gb_per_second"] = to_json(memory);
   report["ops"] = lines;
@@ -133,6 +137,7 @@ void register_bench_ops(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand(
       "ops", "Every other op, beside the memory's bandwidth or the best matrix product");
   options->model.add_to(*command);
+  options->device.add_to(*command);
   command->add_option("--micro-batch", options->micro_batch, "Rows of a micro-batch")
       ->check(whole_number_from(1))
       ->capture_default_str();

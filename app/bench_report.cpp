@@ -104,7 +104,21 @@ nlohmann::json describe_machine(int num_threads) {
           {"gemm_library", gemm_library()}};
 }
 
+nlohmann::json describe_machine(Device& device, Precision precision) {
+  nlohmann::json machine = describe_machine(device.num_threads());
+  if (device.backend() == Backend::cpu) return machine;
+  machine["gemm_library"] = gemm_library(device.backend());
+  machine["device"] = device.describe();
+  machine["precision"] = name_of(precision);
+  return machine;
+}
+
 std::string machine_line(const nlohmann::json& machine) {
+  if (machine.contains("device")) {
+    return fmt::format("{}, {}, {}", machine["device"].get<std::string>(),
+                       machine["precision"].get<std::string>(),
+                       machine["gemm_library"].get<std::string>());
+  }
   return fmt::format("{}, {}, {}", format_number_of(machine["threads"].get<int>(), "thread"),
                      machine["instruction_set"].get<std::string>(),
                      machine["gemm_library"].get<std::string>());

@@ -7,6 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device_timer.h"
+#include "model/precision.h"
+
 namespace CLI {
 class App;
 }
@@ -25,6 +28,15 @@ struct Spread {
 Spread spread_of(const std::vector<double>& seconds);
 // {"seconds": {"best", "median", "worst"}, "repetitions"}
 nlohmann::json to_json(const Spread& spread);
+
+// Seconds that `work` takes of the device, by itself: its caches have been overwritten on a GPU.
+template <typename Work>
+double timed(Device& device, const Work& work) {
+  DeviceTimer timer(device);
+  timer.start();
+  work();
+  return timer.stop();
+}
 
 // Seconds that `work` takes.
 template <typename Work>
@@ -90,6 +102,8 @@ void print_json(const nlohmann::json& report);
 
 // {"threads", "instruction_set", "gemm_library"}: what every benchmark says of the machine.
 nlohmann::json describe_machine(int num_threads);
+// The same of what a device computes with; of a GPU "device" and "precision", too.
+nlohmann::json describe_machine(Device& device, Precision precision);
 // The same in one line, as a table's heading.
 std::string machine_line(const nlohmann::json& machine);
 

@@ -90,12 +90,9 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   report["communication_wait_seconds_per_step"] = waited / options.steps;
   report["memory_bytes"] = memory_report(*device);
   report["peak_resident_bytes"] = peak_memory;
-  if (options.profile && choice.backend == Backend::cuda) {
-    throw std::invalid_argument(
-        "--profile times ops on the CPU\nhint: on a GPU take nsys profile, or leave it out");
-  }
   if (options.profile) {
-    const Profile profile;
+    device->allow_graphs(false);  // a graph has no parts to be timed
+    const Profile profile(*device);
     ProfiledSteps profiled{model, training.engine().rows_per_pass() * chosen.sequence_length,
                            options.steps};
     profiled.gemm_ceiling = ceiling;

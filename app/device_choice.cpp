@@ -64,9 +64,12 @@ Precision precision_for(PrecisionChoice choice, Backend backend) {
 // In the order of PrecisionChoice, as in the config's schema.
 constexpr const char* kPrecisions[] = {"auto", "fp32", "tf32", "bf16", "bf16-pure"};
 
-DeviceConfig config_named(const std::string& name) {
+DeviceConfig config_named(const std::string& name, const std::string& precision) {
+  const auto found = std::find(std::begin(kPrecisions), std::end(kPrecisions), precision);
+  if (found == std::end(kPrecisions))
+    throw std::invalid_argument("no such precision: " + precision);
   DeviceConfig config;
-  config.precision = PrecisionChoice::fp32;
+  config.precision = static_cast<PrecisionChoice>(found - std::begin(kPrecisions));
   if (name == "cpu") config.backend = BackendChoice::cpu;
   if (name == "cuda") config.backend = BackendChoice::cuda;
   return config;
@@ -132,17 +135,16 @@ void add_precision_option(CLI::App& command, std::string& name) {
 }
 
 DeviceChoice device_named(const std::string& name) {
-  return choose_device(config_named(name), num_cuda_devices(), 0, 1);
+  return choose_device(config_named(name, "fp32"), num_cuda_devices(), 0, 1);
+}
+
+DeviceChoice device_named(const std::string& name, const std::string& precision) {
+  return choose_device(config_named(name, precision), num_cuda_devices(), 0, 1);
 }
 
 DeviceChoice device_named(const std::string& name, const std::string& precision,
                           Communicator& communicator) {
-  DeviceConfig config = config_named(name);
-  const auto found = std::find(std::begin(kPrecisions), std::end(kPrecisions), precision);
-  if (found == std::end(kPrecisions))
-    throw std::invalid_argument("no such precision: " + precision);
-  config.precision = static_cast<PrecisionChoice>(found - std::begin(kPrecisions));
-  return choose_device(config, communicator);
+  return choose_device(config_named(name, precision), communicator);
 }
 
 }  // namespace chaski

@@ -44,6 +44,7 @@ std::string describe_precision(const DeviceChoice& choice);
 void add_device_option(CLI::App& command, std::string& name);
 void add_precision_option(CLI::App& command, std::string& name);
 DeviceChoice device_named(const std::string& name);
+DeviceChoice device_named(const std::string& name, const std::string& precision);
 // `precision`: a value of device.precision. Throws std::invalid_argument for another.
 DeviceChoice device_named(const std::string& name, const std::string& precision,
                           Communicator& communicator);

@@ -5,9 +5,12 @@
 #include <cstring>
 #include <fmt/core.h>
 #include <functional>
+#include <string>
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
+
+#include "kernels/elementwise.h"
 
 namespace chaski {
 namespace {
@@ -111,6 +114,43 @@ void run(const Traffic& traffic, const Tensor& memory, int threads) {
   }
 }
 
+// By the GPU's own ops, over the first, second … of the arrays.
+struct GpuTraffic {
+  const char* name;
+  int arrays;
+  void (*run)(const Tensor& a, const Tensor& b, const Tensor& c);
+};
+
+constexpr GpuTraffic kGpuTraffic[] = {
+    {"write", 1, [](const Tensor& a, const Tensor&, const Tensor&) { fill(a, 0.0f); }},
+    {"copy", 2, [](const Tensor& a, const Tensor& b, const Tensor&) { copy(b, a); }},
+    {"triad", 3, [](const Tensor& a, const Tensor& b, const Tensor& c) { add(b, c, a); }},
+};
+
+std::int64_t array_elements(const Tensor& memory, const GpuTraffic& traffic) {
+  return memory.num_elements() / (traffic.arrays * kLine) * kLine;
+}
+
+void run(const GpuTraffic& traffic, const Tensor& memory) {
+  const std::int64_t count = array_elements(memory, traffic);
+  const auto array = [&](int i) {
+    return i < traffic.arrays ? memory.rows(i * count, count) : Tensor();
+  };
+  traffic.run(array(0), array(1), array(2));
+}
+
+// The best rate of the series of this name, each run of which moves so many floats.
+double best_rate(const std::vector<BenchSeries>& measured, const std::string& name,
+                 std::int64_t floats) {
+  double rate = 0.0;
+  for (const BenchSeries& series : measured) {
+    if (series.name != name || series.seconds.empty()) continue;
+    rate = std::max(
+        rate, 1e-9 * sizeof(float) * static_cast<double>(floats) / spread_of(series.seconds).best);
+  }
+  return rate;
+}
+
 }  // namespace
 
 MemoryBandwidth::MemoryBandwidth(const Tensor& memory, int threads)
@@ -118,6 +158,14 @@ MemoryBandwidth::MemoryBandwidth(const Tensor& memory, int threads)
 
 std::vector<BenchSeries> MemoryBandwidth::series() const {
   std::vector<BenchSeries> result;
+  if (memory_.device().backend() == Backend::cuda) {
+    for (const GpuTraffic& traffic : kGpuTraffic) {
+      result.push_back({traffic.name, [traffic, memory = memory_] {
+                          return timed(memory.device(), [&] { run(traffic, memory); });
+                        }});
+    }
+    return result;
+  }
   for (const Traffic& traffic : kTraffic) {
     result.push_back({traffic.name, [traffic, memory = memory_, threads = threads_] {
                         return timed([&] { run(traffic, memory, threads); });
@@ -127,18 +175,22 @@ std::vector<BenchSeries> MemoryBandwidth::series() const {
 }
 
 MemoryBandwidth::Rates MemoryBandwidth::rates(const std::vector<BenchSeries>& measured) const {
+  const auto rate = [&](const auto& traffic, std::int64_t elements) {
+    return best_rate(measured, traffic.name, traffic.arrays * elements);
+  };
+  if (memory_.device().backend() == Backend::cuda) {
+    const auto& [write, copy, triad] = kGpuTraffic;
+    const double copied = rate(copy, array_elements(memory_, copy));
+    return {copied, rate(write, array_elements(memory_, write)), copied,
+            rate(triad, array_elements(memory_, triad))};
+  }
   const auto best = [&](const std::string& name) {
-    double rate = 0.0;
+    double best = 0.0;
     for (const Traffic& traffic : kTraffic) {
-      if (name != traffic.name) continue;
-      const auto bytes = static_cast<double>(sizeof(float)) * traffic.arrays *
-                         static_cast<double>(array_elements(memory_, traffic, threads_));
-      for (const BenchSeries& series : measured) {
-        if (series.name == name && !series.seconds.empty())
-          rate = std::max(rate, 1e-9 * bytes / spread_of(series.seconds).best);
-      }
+      if (name == traffic.name)
+        best = std::max(best, rate(traffic, array_elements(memory_, traffic, threads_)));
     }
-    return rate;
+    return best;
   };
   return {best("read"), best("write"), best("copy"), best("triad")};
 }

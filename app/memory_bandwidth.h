@@ -14,13 +14,13 @@ namespace chaski {
 class MemoryBandwidth {
  public:
   // Over `memory` (fp32, far larger than the caches), whose contents are lost, with `threads`
-  // threads.
+  // threads; on a GPU with its own copies, and ops for the rest.
   MemoryBandwidth(const Tensor& memory, int threads);
 
   // To be measured along with what they are compared with.
   std::vector<BenchSeries> series() const;
   // Takes the measured series. GB/s (10⁹ bytes) of their best runs: read (Σ a), write (a = 0),
-  // copy (a = b), triad (a = b + s·c).
+  // copy (a = b), triad (a = b + s·c). On a GPU read is as copy.
   struct Rates {
     double read = 0.0;
     double write = 0.0;

@@ -81,13 +81,15 @@ double TrainingPlan::tokens_per_second() const {
 
 std::int64_t TrainingPlan::largest_process_bytes() const {
   std::int64_t largest = 0;
-  for (const RankMemory& rank : ranks) largest = std::max(largest, rank.total());
+  for (const RankMemory& rank : ranks) {
+    largest = std::max(largest, rank.on_gpu ? rank.device_total() : rank.total());
+  }
   return largest;
 }
 
 std::int64_t TrainingPlan::all_processes_bytes() const {
   std::int64_t total = 0;
-  for (const RankMemory& rank : ranks) total += rank.total();
+  for (const RankMemory& rank : ranks) total += rank.on_gpu ? rank.device_total() : rank.total();
   return total;
 }
 
@@ -95,6 +97,30 @@ std::int64_t TrainingPlan::needed_bytes() const {
   std::int64_t total = 0;
   for (const RankMemory& rank : ranks) total += rank.total() - rank.token_pages;
   return total;
+}
+
+bool fits_gpu(const TrainingPlan& plan, const PlanningMachine& machine) {
+  if (!plan.on_gpu() || !machine.gpu || machine.gpu->memory_bytes == 0) return true;
+  return plan.largest_process_bytes() <= machine.gpu->memory_bytes;
+}
+
+TrainConfig settle_device(TrainConfig config, const DeviceChoice& choice) {
+  const bool gpu = choice.backend == Backend::cuda;
+  config.device.backend = gpu ? BackendChoice::cuda : BackendChoice::cpu;
+  switch (choice.precision) {
+    case Precision::fp32:
+      config.device.precision = choice.tf32 ? PrecisionChoice::tf32 : PrecisionChoice::fp32;
+      break;
+    case Precision::bf16:
+      config.device.precision = PrecisionChoice::bf16;
+      break;
+    case Precision::bf16_pure:
+      config.device.precision = PrecisionChoice::bf16_pure;
+      break;
+  }
+  // Passes are for a CPU's caches.
+  if (gpu) config.device.tokens_per_pass = 0;
+  return config;
 }
 
 bool fits(const TrainingPlan& plan, const MachineMemory& memory) {
@@ -121,7 +147,8 @@ TrainingPlan make_plan(const TrainConfig& config, int num_processes,
   plan.config = config;
   plan.layout = resolve_layout(config, num_processes);
   plan.threads = planned_threads(config, num_processes, machine.cores);
-  const auto device = Device::create_cpu(plan.threads);
+  const std::shared_ptr<Device> device =
+      plan.on_gpu() ? machine.gpu.value().device : Device::create_cpu(plan.threads);
   plan.ranks = plan_memory(*device, config, num_processes, machine.surroundings);
   plan.links = plan_links(config, plan.ranks);
   if (machine.rates) plan.time = predict_step(*machine.rates, config, plan.ranks, plan.threads);

@@ -10,9 +10,15 @@
 
 namespace chaski {
 
+// Of a config whose device.backend and device.precision are settled (settle_device): automatic ones
+// count as a CPU's and as the backend's own.
+bool is_on_gpu(const TrainConfig& config);
+Precision precision_of(const TrainConfig& config);
+
 // What one process of a run will hold, bytes. What its Device accounts for (weights to
 // communication, token_batches among its activations) is exact.
 struct RankMemory {
+  bool on_gpu = false;
   int rank = 0;
   Slot slot;
   StageRange range;
@@ -21,6 +27,7 @@ struct RankMemory {
   std::int64_t token_batches = 0;  // of a step, on the device
   std::int64_t communication = 0;
   std::int64_t prefetch = 0;  // the loader's batches
+  std::int64_t pinned = 0;    // what a GPU copies from and to
   std::int64_t checkpoint_buffer = 0;
   std::int64_t token_pages = 0;   // of the mapped token files; the system may take them back
   std::int64_t process_base = 0;  // the program, its libraries, MPI and its threads
@@ -30,7 +37,8 @@ struct RankMemory {
 
   // As the device accounts for it once a step has run.
   std::int64_t device_bytes(MemoryCategory category) const;
-  // Of the whole process.
+  std::int64_t device_total() const;
+  // Of the whole process in the memory of its host, where a CPU's device has all of its.
   std::int64_t total() const;
 };
 

@@ -46,18 +46,21 @@ void print_line(const std::string& name, const std::string& value) {
   fmt::print("{:<12}{}\n", name, value);
 }
 
-void print_memory(const TrainingPlan& plan) {
-  const std::vector<RankGroup> groups = group_ranks(plan.ranks);
-  fmt::print("\n{:<36}", "memory of a process");
-  for (const RankGroup& group : groups) fmt::print("{:>14}", group.title());
-  fmt::print("\n");
-  std::vector<std::vector<MemoryRow>> columns;
-  // Stages have different rows: the union, in the order of their first appearance.
+// Of one group of processes.
+struct MemoryColumn {
+  std::string title;
   std::vector<MemoryRow> rows;
-  for (const RankGroup& group : groups) {
-    columns.push_back(memory_rows(plan.ranks[static_cast<std::size_t>(group.first)]));
+};
+
+// Stages have different rows: the union, in the order of their first appearance.
+void print_rows(const char* heading, const std::vector<MemoryColumn>& columns) {
+  fmt::print("\n{:<36}", heading);
+  for (const MemoryColumn& column : columns) fmt::print("{:>14}", column.title);
+  fmt::print("\n");
+  std::vector<MemoryRow> rows;
+  for (const MemoryColumn& column : columns) {
     auto place = rows.begin();
-    for (const MemoryRow& row : columns.back()) {
+    for (const MemoryRow& row : column.rows) {
       const auto same = std::find_if(rows.begin(), rows.end(), [&](const MemoryRow& known) {
         return known.name == row.name && known.is_part == row.is_part;
       });
@@ -66,24 +69,51 @@ void print_memory(const TrainingPlan& plan) {
   }
   for (const MemoryRow& row : rows) {
     fmt::print("{:<36}", (row.is_part ? "    " : "  ") + row.name);
-    for (const auto& column : columns) {
-      const auto found = std::find_if(column.begin(), column.end(), [&](const MemoryRow& other) {
-        return other.name == row.name && other.is_part == row.is_part;
-      });
-      fmt::print("{:>14}", found == column.end() ? "-" : mebibytes(found->bytes));
+    for (const MemoryColumn& column : columns) {
+      const auto found =
+          std::find_if(column.rows.begin(), column.rows.end(), [&](const MemoryRow& other) {
+            return other.name == row.name && other.is_part == row.is_part;
+          });
+      fmt::print("{:>14}", found == column.rows.end() ? "-" : mebibytes(found->bytes));
     }
     fmt::print("\n");
   }
-  fmt::print("{:<36}", "  total");
-  for (const RankGroup& group : groups) {
-    fmt::print("{:>14}", mebibytes(plan.ranks[static_cast<std::size_t>(group.first)].total()));
+}
+
+void print_memory(const TrainingPlan& plan) {
+  std::vector<MemoryColumn> device;
+  std::vector<MemoryColumn> host;
+  for (const RankGroup& group : group_ranks(plan.ranks)) {
+    const RankMemory& rank = plan.ranks[static_cast<std::size_t>(group.first)];
+    device.push_back({group.title(), memory_rows(rank)});
+    device.back().rows.push_back({"total", rank.on_gpu ? rank.device_total() : rank.total()});
+    host.push_back(
+        {group.title(), rank.on_gpu ? host_memory_rows(rank) : std::vector<MemoryRow>()});
+    if (rank.on_gpu) host.back().rows.push_back({"total", rank.total()});
+    (rank.on_gpu ? host : device)
+        .back()
+        .rows.push_back({"and while a slow disk takes a save", rank.checkpoint_copy});
   }
-  fmt::print("\n{:<36}", "  and while a slow disk takes a save");
-  for (const RankGroup& group : groups) {
-    fmt::print("{:>14}",
-               mebibytes(plan.ranks[static_cast<std::size_t>(group.first)].checkpoint_copy));
+  print_rows(plan.on_gpu() ? "memory of a process's GPU" : "memory of a process", device);
+  if (plan.on_gpu()) print_rows("memory of its host", host);
+}
+
+void print_gpu(const TrainingPlan& plan, const PlanningMachine& machine) {
+  if (!plan.on_gpu() || !machine.gpu) return;
+  const PlannedGpu& gpu = *machine.gpu;
+  std::string line = gpu.device->describe();
+  if (gpu.memory_bytes > 0) {
+    const std::string needed =
+        fmt::format("{} of {}{} needed", format_bytes(plan.largest_process_bytes()),
+                    format_bytes(gpu.memory_bytes), gpu.device->is_planned() ? "" : " free");
+    line += fits_gpu(plan, machine) ? ": " + needed : ": DOES NOT FIT: " + needed;
   }
-  fmt::print("\n");
+  print_line("GPU", line);
+  if (gpu.device->is_planned()) {
+    print_line("",
+               "besides, what CUDA itself takes (some hundred MiB) and cuDNN for attention "
+               "are known on a GPU only");
+  }
 }
 
 void print_fit(const TrainingPlan& plan, const MachineMemory& memory) {
@@ -114,6 +144,10 @@ void print_links(const TrainingPlan& plan) {
   }
 }
 
+std::string rates_of(const TrainingPlan& plan, const MachineRates& rates) {
+  return plan.on_gpu() ? "a GPU" : format_number_of(rates.threads, "thread");
+}
+
 void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
   const Work work = plan.work();
   print_line("step", fmt::format("{} tokens, {:.4g} GFLOP in products, {:.4g} in attention; {} of "
@@ -124,12 +158,12 @@ void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
   if (!plan.time || !machine.rates) return;
   const MachineRates& rates = *machine.rates;
   const StepTime& time = *plan.time;
-  print_line("measured",
+  print_line(machine.gpu && machine.gpu->device->is_planned() ? "given" : "measured",
              fmt::format("{}: GEMM ceiling {:.0f} GFLOP/s, this model's products {:.0f}, "
                          "attention {:.0f} and {:.0f}, copy {:.1f} GB/s",
-                         format_number_of(rates.threads, "thread"), 1e-9 * rates.gemm_ceiling,
-                         1e-9 * rates.gemm, 1e-9 * rates.attention_forward,
-                         1e-9 * rates.attention_backward, 1e-9 * rates.copy));
+                         rates_of(plan, rates), 1e-9 * rates.gemm_ceiling, 1e-9 * rates.gemm,
+                         1e-9 * rates.attention_forward, 1e-9 * rates.attention_backward,
+                         1e-9 * rates.copy));
   print_line(
       "time",
       fmt::format("{:.3f} s a step, at least {:.3f} at the ceilings (products {:.3f}, "
@@ -137,6 +171,9 @@ void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
                   "pipeline {:.3f})",
                   time.seconds, time.floor_seconds, time.gemm_seconds, time.attention_seconds,
                   time.traffic_seconds, time.reduction_seconds, time.idle_seconds));
+  if (plan.on_gpu() && plan.ranks.size() > 1) {
+    print_line("", "without what goes from GPU to GPU, whose links are not known");
+  }
   print_line(
       "schedule",
       fmt::format("{:.0f} tokens/s; the schedule of {} takes {}", plan.tokens_per_second(),
@@ -164,10 +201,15 @@ Json rank_json(const TrainingPlan& plan, const RankMemory& rank) {
   for (const MemoryRow& row : memory_rows(rank)) {
     (row.is_part ? activations : memory)[row.name] = row.bytes;
   }
-  memory["total"] = rank.total();
+  memory["total"] = rank.on_gpu ? rank.device_total() : rank.total();
   memory["checkpoint copy, at most"] = rank.checkpoint_copy;
   Json phases;
   for (const WorkspacePhase& phase : rank.stage.phases) phases[phase.name] = phase.bytes;
+  Json host;
+  if (rank.on_gpu) {
+    for (const MemoryRow& row : host_memory_rows(rank)) host[row.name] = row.bytes;
+    host["total"] = rank.total();
+  }
   const Work work = plan_work(plan.config, rank).of_step(plan.layout.micro_batches);
   return {{"rank", rank.rank},
           {"replica", rank.slot.replica},
@@ -176,6 +218,7 @@ Json rank_json(const TrainingPlan& plan, const RankMemory& rank) {
           {"num_layers", rank.range.num_layers},
           {"parameters", rank.stage.num_parameters()},
           {"memory_bytes", memory},
+          {"host_memory_bytes", host},
           {"activation_bytes", activations},
           {"workspace_phase_bytes", phases},
           {"flops_per_step", work.flops()},
@@ -201,8 +244,7 @@ Json rates_json(const MachineRates& rates) {
           {"gemm_gflops", 1e-9 * rates.gemm},
           {"attention_forward_gflops", 1e-9 * rates.attention_forward},
           {"attention_backward_gflops", 1e-9 * rates.attention_backward},
-          {"copy_bytes_per_second", rates.copy},
-          {"gemm_library", gemm_library()}};
+          {"copy_bytes_per_second", rates.copy}};
 }
 
 }  // namespace
@@ -221,11 +263,23 @@ std::vector<MemoryRow> memory_rows(const RankMemory& rank) {
       if (part.category == category) rows.push_back({part.kind, part.bytes, true});
     }
   }
+  if (rank.on_gpu) {
+    rows.push_back({"token batches", rank.token_batches});
+    return rows;
+  }
   rows.push_back({"token batches", rank.token_batches + rank.prefetch});
   rows.push_back({"checkpoint buffer", rank.checkpoint_buffer});
   rows.push_back({"token file pages", rank.token_pages});
   rows.push_back({"process base", rank.process_base});
   return rows;
+}
+
+std::vector<MemoryRow> host_memory_rows(const RankMemory& rank) {
+  return {{"prefetched batches", rank.prefetch},
+          {"pinned buffers", rank.pinned},
+          {"checkpoint buffer", rank.checkpoint_buffer},
+          {"token file pages", rank.token_pages},
+          {"process base", rank.process_base}};
 }
 
 nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine& machine,
@@ -252,11 +306,24 @@ nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine
   report["machine_memory_bytes"] = machine.memory.bytes;
   report["machine_swap_bytes"] = machine.memory.swap_bytes;
   report["needed_bytes"] = plan.needed_bytes();
-  report["fits"] = fits(plan, machine.memory);
+  report["fits"] = fits(plan, machine.memory) && fits_gpu(plan, machine);
+  report["backend"] = plan.on_gpu() ? "cuda" : "cpu";
+  report["precision"] = name_of(precision_of(plan.config));
+  if (machine.gpu) {
+    report["gpu"] = machine.gpu->device->describe();
+    report["gpu_memory_bytes"] = machine.gpu->memory_bytes;
+  }
   if (!machine.missing_data.empty()) report["missing_data"] = machine.missing_data;
   report["flops_per_step"] = work.flops();
   report["traffic_bytes_per_step"] = work.traffic_bytes;
-  if (machine.rates) report["measured"] = rates_json(*machine.rates);
+  const bool given = machine.gpu && machine.gpu->device->is_planned();
+  if (machine.rates) {
+    report[given ? "given" : "measured"] = rates_json(*machine.rates);
+    if (!given) {
+      report["measured"]["gemm_library"] =
+          gemm_library(plan.on_gpu() ? Backend::cuda : Backend::cpu);
+    }
+  }
   if (plan.time) report["step"] = time_json(plan);
   report["what_if"] = Json::array();
   for (const WhatIf& neighbour : neighbours) {
@@ -288,12 +355,14 @@ void print_plan(const TrainingPlan& plan, const PlanningMachine& machine,
                   format_number_of(plan.threads, "thread"),
                   format_number_of(plan.layout.micro_batches, "micro-batch", "micro-batches"),
                   plan.config.parallel.micro_batch, plan.config.data.sequence_length));
+  print_line("precision", name_of(precision_of(plan.config)));
   if (!machine.missing_data.empty()) {
     print_line("data", machine.missing_data + "; planned without");
   }
   print_time(plan, machine);
   print_memory(plan);
   fmt::print("\n");
+  print_gpu(plan, machine);
   print_fit(plan, machine.memory);
   print_line("workspace",
              fmt::format("most is in use in: {}", plan.ranks.front().stage.phases.front().name));

@@ -20,7 +20,9 @@ struct MemoryRow {
   std::int64_t bytes = 0;
   bool is_part = false;  // of the category above it
 };
-// All rows of a process; those that are no part sum up to total().
+// All rows of a process on a CPU; those that are no part sum up to total(). Of one on a GPU, what
+// lies there, up to device_total(), and what lies in its host's memory, up to total().
 std::vector<MemoryRow> memory_rows(const RankMemory& rank);
+std::vector<MemoryRow> host_memory_rows(const RankMemory& rank);  // of a process on a GPU
 
 }  // namespace chaski

@@ -7,8 +7,10 @@
 #include "app/gemm_ceiling.h"
 #include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/device_timer.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
+#include "model/precision.h"
 #include "parallel/schedule.h"
 
 namespace chaski {
@@ -18,17 +20,20 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kSecondsPerOp = 0.05;
 // A product of so many operations is long enough to be measured well.
-constexpr double kEnoughFlops = 2e10;
+double enough_flops(const Device& device) {
+  return device.backend() == Backend::cpu ? 2e10 : 4e12;
+}
 
 // The median of some runs, after one that warms up.
-double seconds_of(const std::function<void()>& work) {
+double seconds_of(Device& device, const std::function<void()>& work) {
+  DeviceTimer timer(device);
   work();
   std::vector<double> seconds;
   const auto start = Clock::now();
   do {
-    const auto begin = Clock::now();
+    timer.start();
     work();
-    seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+    seconds.push_back(timer.stop());
   } while (std::chrono::duration<double>(Clock::now() - start).count() < kSecondsPerOp);
   std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
   return seconds[seconds.size() / 2];
@@ -44,18 +49,21 @@ struct Linear {
 };
 
 // Seconds of the three products of a linear layer.
-double measure_linear(Device& device, const Linear& linear) {
+double measure_linear(Device& device, const TensorTypes& types, const Linear& linear) {
   Workspace::Frame frame(device);
-  const Tensor x = frame.f32({linear.tokens, linear.in});
-  const Tensor weight = frame.f32({linear.out, linear.in});
-  const Tensor y = frame.f32({linear.tokens, linear.out});
+  const Tensor x = frame.tensor(types.compute, {linear.tokens, linear.in});
+  const Tensor weight = frame.tensor(types.compute, {linear.out, linear.in});
+  const Tensor y = frame.tensor(types.compute, {linear.tokens, linear.out});
+  const Tensor gradient = types.compute == types.gradients
+                              ? weight
+                              : frame.tensor(types.gradients, {linear.out, linear.in});
   fill_normal(x, 0.0f, 1.0f, 1, 1);
   fill_normal(weight, 0.0f, 1e-3f, 1, 2);
   // The operands change from pass to pass, but stay finite for as long as this takes.
-  double seconds = seconds_of([&] { linear_forward(x, weight, y); });
+  double seconds = seconds_of(device, [&] { linear_forward(x, weight, y); });
   fill_normal(y, 0.0f, 1e-3f, 1, 3);
-  seconds += seconds_of([&] { linear_backward_input(y, weight, x); });
-  seconds += seconds_of([&] { linear_backward_weight(y, x, weight); });
+  seconds += seconds_of(device, [&] { linear_backward_input(y, weight, x); });
+  seconds += seconds_of(device, [&] { linear_backward_weight(y, x, gradient); });
   return seconds;
 }
 
@@ -73,13 +81,13 @@ double measure_gemm(Device& device, const TrainConfig& config) {
                         Linear{tokens, hidden, 2 * model.intermediate_size, layers},
                         Linear{tokens, model.intermediate_size, hidden, layers},
                         Linear{chunk, hidden, model.vocab_size, chunks}}) {
-    const double share = kEnoughFlops / linear.flops();
+    const double share = enough_flops(device) / linear.flops();
     if (share < 1.0) {
       linear.tokens = std::max<std::int64_t>(
           std::min<std::int64_t>(linear.tokens, 64),
           static_cast<std::int64_t>(share * static_cast<double>(linear.tokens)));
     }
-    seconds += linear.count * measure_linear(device, linear);
+    seconds += linear.count * measure_linear(device, types_of(precision_of(config)), linear);
     flops += linear.count * linear.flops();
   }
   return flops / seconds;
@@ -90,29 +98,36 @@ void measure_attention(Device& device, const TrainConfig& config, MachineRates& 
   const AttentionShape shape{passes_of(config).rows, config.data.sequence_length, model.num_heads,
                              model.num_kv_heads, model.head_dim};
   const std::int64_t tokens = shape.num_tokens();
+  const DType type = types_of(precision_of(config)).compute;
   Workspace::Frame frame(device);
-  const Tensor qkv = frame.f32({tokens, shape.qkv_size()});
-  const Tensor out = frame.f32({tokens, shape.query_size()});
+  const Tensor qkv = frame.tensor(type, {tokens, shape.qkv_size()});
+  const Tensor out = frame.tensor(type, {tokens, shape.query_size()});
   const Tensor log_sum_exp = frame.f32({tokens * shape.num_heads});
-  const Tensor dqkv = frame.f32({tokens, shape.qkv_size()});
+  const Tensor dqkv = frame.tensor(type, {tokens, shape.qkv_size()});
   fill_normal(qkv, 0.0f, 1.0f, 1, 1);
   // As counted in plan_work: multiply-adds of the causal half, two and five products.
   const double products = static_cast<double>(tokens) * static_cast<double>(shape.query_size()) *
                           0.5 * static_cast<double>(shape.sequence_length + 1);
-  rates.attention_forward =
-      4.0 * products / seconds_of([&] { attention_forward(shape, qkv, {}, out, log_sum_exp); });
-  rates.attention_backward = 10.0 * products / seconds_of([&] {
+  rates.attention_forward = 4.0 * products / seconds_of(device, [&] {
+                              attention_forward(shape, qkv, {}, out, log_sum_exp);
+                            });
+  rates.attention_backward = 10.0 * products / seconds_of(device, [&] {
                                attention_backward(shape, qkv, {}, out, log_sum_exp, out, dqkv);
                              });
 }
 
 double measure_copy(Device& device) {
-  constexpr std::int64_t kElements = std::int64_t{16} << 20;
+  // Far larger than the caches.
+  constexpr std::int64_t kElementsOnCpu = std::int64_t{16} << 20;
+  constexpr std::int64_t kTimesCache = 8;
+  const std::int64_t cache = device_properties(device).cache_bytes;
+  const std::int64_t elements =
+      cache > 0 ? kTimesCache * cache / size_of(DType::f32) : kElementsOnCpu;
   Workspace::Frame frame(device);
-  const Tensor from = frame.f32({kElements});
-  const Tensor to = frame.f32({kElements});
+  const Tensor from = frame.f32({elements});
+  const Tensor to = frame.f32({elements});
   fill(from, 1.0f);
-  return 2.0 * static_cast<double>(from.num_bytes()) / seconds_of([&] { copy(from, to); });
+  return 2.0 * static_cast<double>(from.num_bytes()) / seconds_of(device, [&] { copy(from, to); });
 }
 
 // A process's own rates among `processes` on this machine, each with `threads`.
@@ -140,23 +155,30 @@ double seconds_for(const MachineRates& rates, const Work& work) {
 
 }  // namespace
 
-MachineRates measure_rates(int threads, const TrainConfig& config) {
+MachineRates measure_rates(const std::function<std::unique_ptr<Device>()>& create_device,
+                           const TrainConfig& config) {
   MachineRates rates;
-  // Each with a device of its own, whose memory goes with it.
-  const auto device = [threads] { return Device::create_cpu(threads); };
-  rates.threads = device()->num_threads();
-  rates.gemm_ceiling = 1e9 * measure_gemm_ceiling(*device());
-  rates.gemm = measure_gemm(*device(), config);
-  measure_attention(*device(), config, rates);
-  rates.copy = measure_copy(*device());
+  const DType type = types_of(precision_of(config)).compute;
+  rates.threads = create_device()->num_threads();
+  rates.gemm_ceiling = 1e9 * measure_gemm_ceiling(*create_device(), type);
+  rates.gemm = measure_gemm(*create_device(), config);
+  measure_attention(*create_device(), config, rates);
+  rates.copy = measure_copy(*create_device());
   rates.gemm_ceiling = std::max(rates.gemm_ceiling, rates.gemm);
+  return rates;
+}
+
+MachineRates rates_from(double gemm, double copy) {
+  MachineRates rates;
+  rates.gemm_ceiling = rates.gemm = rates.attention_forward = rates.attention_backward = gemm;
+  rates.copy = copy;
   return rates;
 }
 
 StepTime predict_step(const MachineRates& rates, const TrainConfig& config,
                       const std::vector<RankMemory>& ranks, int threads) {
   const RunLayout layout = resolve_layout(config, static_cast<std::int64_t>(ranks.size()));
-  const MachineRates own = share_of(rates, threads, ranks.size());
+  const MachineRates own = is_on_gpu(config) ? rates : share_of(rates, threads, ranks.size());
   double forward = 0.0;
   double backward = 0.0;
   StepTime busiest;
@@ -173,6 +195,7 @@ StepTime predict_step(const MachineRates& rates, const TrainConfig& config,
     busiest.attention_seconds = attention_seconds(own, work);
     busiest.traffic_seconds = work.traffic_bytes / own.copy;
     busiest.floor_seconds = work.flops() / own.gemm_ceiling + work.traffic_bytes / own.copy;
+    if (is_on_gpu(config)) continue;
     const double gradients = static_cast<double>(rank.stage.bytes(MemoryCategory::gradients));
     const auto replicas = static_cast<double>(layout.num_replicas);
     // Each byte is sent and received, and both read and write memory.

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <vector>
 
 #include "app/config.h"
@@ -7,7 +9,7 @@
 
 namespace chaski {
 
-// What this machine can do, measured with `threads` threads.
+// What this machine can do, measured with `threads` threads, or what a GPU of it can do.
 struct MachineRates {
   int threads = 1;
   double gemm_ceiling = 0.0;        // FLOP/s of the best product seen: the ceiling
@@ -17,9 +19,13 @@ struct MachineRates {
   double copy = 0.0;                // bytes/s read and written by a copy of large tensors
 };
 
-// Measures for a few seconds: the GEMM ceiling, the products and the attention of the model's
-// shapes (with fewer tokens where these are large), and a copy.
-MachineRates measure_rates(int threads, const TrainConfig& config);
+// Measures for a few seconds, in the precision of the config: the GEMM ceiling, the products and
+// the attention of the model's shapes (on a CPU with fewer tokens where these are large), and a
+// copy. `create_device` is called for each, so that the memory of one goes before the next.
+MachineRates measure_rates(const std::function<std::unique_ptr<Device>()>& create_device,
+                           const TrainConfig& config);
+// All products at `gemm` FLOP/s, all else at `copy` bytes/s.
+MachineRates rates_from(double gemm, double copy);
 
 struct StepTime {
   double seconds = 0.0;
@@ -32,7 +38,7 @@ struct StepTime {
 };
 
 // Predicts a step of a run on this one machine: `threads` a process, the copy bandwidth shared by
-// all processes.
+// all processes; or with a GPU for each process, and what goes from one GPU to another left out.
 StepTime predict_step(const MachineRates& rates, const TrainConfig& config,
                       const std::vector<RankMemory>& ranks, int threads);
 

@@ -1,9 +1,17 @@
 #include "app/plan_work.h"
 
+#include "model/precision.h"
+
 namespace chaski {
 namespace {
 
-constexpr double kFloat = sizeof(float);
+double bytes_of(DType type) {
+  return static_cast<double>(size_of(type));
+}
+
+TensorTypes types_in(const TrainConfig& config) {
+  return types_of(precision_of(config));
+}
 
 // Products of a block's matrices with one token: multiply-adds of a forward pass.
 double matrix_weights(const LlamaConfig& model) {
@@ -43,7 +51,8 @@ Work forward_of_blocks(const TrainConfig& config, bool again) {
   // Recomputation ends before the down projection.
   work.gemm_flops = 2.0 * (matrix_weights(model) - (again ? down_weights(model) : 0.0));
   work.attention_forward_flops = 4.0 * score_products(model, config.data.sequence_length);
-  work.traffic_bytes = kFloat * (traffic.norms_forward + (again ? 0.0 : traffic.swiglu_forward));
+  work.traffic_bytes = bytes_of(types_in(config).compute) *
+                       (traffic.norms_forward + (again ? 0.0 : traffic.swiglu_forward));
   return work;
 }
 
@@ -53,17 +62,21 @@ Work backward_of_blocks(const TrainConfig& config) {
   work.gemm_flops = 4.0 * matrix_weights(model);
   // Scores are computed again: five products instead of four.
   work.attention_backward_flops = 10.0 * score_products(model, config.data.sequence_length);
-  work.traffic_bytes = kFloat * BlockTraffic(model).backward;
+  work.traffic_bytes = bytes_of(types_in(config).compute) * BlockTraffic(model).backward;
   return work;
 }
 
 // Norm, logits, loss and their backward pass, for one token.
-Work head(const LlamaConfig& model) {
+Work head(const TrainConfig& config) {
+  const LlamaConfig& model = config.model.llama;
   const auto hidden = static_cast<double>(model.hidden_size);
   const auto vocab = static_cast<double>(model.vocab_size);
   Work work;
   work.gemm_flops = 6.0 * hidden * vocab;
-  work.traffic_bytes = kFloat * (4 * hidden + 3 * vocab + 5 * hidden);
+  const double computed = bytes_of(types_in(config).compute);
+  // Logits are fp32 everywhere: read twice; their gradient is written.
+  work.traffic_bytes =
+      computed * (4 * hidden + vocab + 5 * hidden) + 2 * bytes_of(DType::f32) * vocab;
   return work;
 }
 
@@ -106,14 +119,20 @@ StageWork plan_work(const TrainConfig& config, const RankMemory& rank) {
     work.backward += forward_of_blocks(config, true) * layers;
   }
   if (rank.range.has_embedding) {
-    work.forward.traffic_bytes += kFloat * 2 * hidden;
-    work.backward.traffic_bytes += kFloat * 3 * hidden;
+    const double computed = bytes_of(types_in(config).compute);
+    work.forward.traffic_bytes += computed * 2 * hidden;
+    work.backward.traffic_bytes += computed * 3 * hidden;
   }
-  if (rank.range.has_head) work.forward += head(model);
+  if (rank.range.has_head) work.forward += head(config);
   work.forward = work.forward * tokens;
   work.backward = work.backward * tokens;
-  // Zeroed, its norm read; then gradient, weight and both moments read, the latter three written.
-  work.update.traffic_bytes = kFloat * 9 * static_cast<double>(rank.stage.num_parameters());
+  // A gradient is zeroed, read for its norm, and read again; weight and moments are read and
+  // written, and where ops read a rounded copy, that is written.
+  const TensorTypes types = types_in(config);
+  const double rounded = types.has_master_weights() ? bytes_of(types.compute) : 0.0;
+  work.update.traffic_bytes = (3 * bytes_of(types.gradients) + 2 * bytes_of(types.weights) +
+                               4 * bytes_of(types.moments) + rounded) *
+                              static_cast<double>(rank.stage.num_parameters());
   return work;
 }
 
@@ -124,8 +143,7 @@ const char* name_of(LinkPurpose purpose) {
 std::vector<Link> plan_links(const TrainConfig& config, const std::vector<RankMemory>& ranks) {
   const RunLayout layout = resolve_layout(config, static_cast<std::int64_t>(ranks.size()));
   const std::int64_t message = config.parallel.micro_batch * config.data.sequence_length *
-                               config.model.llama.hidden_size *
-                               static_cast<std::int64_t>(sizeof(float));
+                               config.model.llama.hidden_size * size_of(types_in(config).compute);
   std::vector<Link> links;
   for (const RankMemory& from : ranks) {
     for (const RankMemory& to : ranks) {

@@ -23,6 +23,7 @@ struct StepGemm {
                  // be a part of one
 
   std::string name() const;  // "qkv dX"
+  bool is_head() const { return layer == "head"; }
   double flops() const { return 2.0 * static_cast<double>(m) * static_cast<double>(n * k); }
 };
 

@@ -30,8 +30,9 @@ Backend backend_for(BackendChoice choice, int num_gpus, int processes_on_host) {
   }
   if (num_gpus == 0) Device::create_cuda(0);  // says why there is none
   if (num_gpus < processes_on_host) {
-    refuse(fmt::format("device.backend is \"cuda\" but this host has {} GPUs for {} processes",
-                       num_gpus, processes_on_host),
+    refuse(fmt::format("device.backend is \"cuda\" but this host has {} for {}",
+                       format_number_of(num_gpus, "GPU"),
+                       format_number_of(processes_on_host, "process", "processes")),
            "start one process a GPU; CUDA_VISIBLE_DEVICES may hide some");
   }
   return Backend::cuda;

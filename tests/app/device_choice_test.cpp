@@ -63,6 +63,7 @@ TEST(DeviceChoice, SaysWhyThereIsNoGpu) {
     return;
   }
   EXPECT_THAT(refusal(cuda, 2, 3), HasSubstr("2 GPUs for 3 processes"));
+  EXPECT_THAT(refusal(cuda, 1, 2), HasSubstr("1 GPU for 2 processes"));
   if (num_cuda_devices() > 0) return;
   EXPECT_THAT(refusal(cuda, 0, 1), HasSubstr("hint:"));
 }

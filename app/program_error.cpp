@@ -120,7 +120,7 @@ int report_error(const ProgramError& error) {
     return error.exit_code;
   }
   if (mpi->size() == 1 || mpi->all_failed(kSharedErrorLimit)) {
-    if (mpi->rank() == 0) print_error(error);
+    if (mpi->rank() == mpi->spokesman()) print_error(error);
     mpi->finish(error.exit_code);
     return error.exit_code;
   }

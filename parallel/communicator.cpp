@@ -18,6 +18,10 @@ namespace {
 // MPI counts are int; a longer message goes in parts of this size.
 constexpr std::int64_t kMaxPart = std::int64_t{1} << 30;
 
+constexpr const char* kResumeHint =
+    "\nhint: a process or the network has failed; `chaski train CONFIG --resume auto` goes on from "
+    "the last checkpoint";
+
 std::string error_text(int code) {
   char text[MPI_MAX_ERROR_STRING] = {};
   int length = 0;
@@ -99,10 +103,8 @@ void Communicator::check(int code, const char* what, int peer) {
   broken_ = true;
   const std::string with = peer < 0 ? "all" : fmt::format("rank {}", peer);
   const std::string text = fmt::format("MPI: {} with {}: {}", what, with, error_text(code));
-  if (means_dead_peer(code)) throw PeerFailure(text, dead_ranks());
-  throw std::runtime_error(text +
-                           "\nhint: a process or the network has failed; `chaski train CONFIG "
-                           "--resume auto` goes on from the last checkpoint");
+  if (means_dead_peer(code)) throw PeerFailure(text + kResumeHint, dead_ranks());
+  throw std::runtime_error(text + kResumeHint);
 }
 
 Request Communicator::isend(const void* data, std::int64_t bytes, int to, int tag) {
@@ -164,7 +166,10 @@ void Communicator::throw_if_revoked() {
   if (runtime_.survives_failures() && MPIX_Comm_is_revoked(comm_, &revoked) == MPI_SUCCESS &&
       revoked) {
     broken_ = true;
-    throw PeerFailure("MPI: a peer gave up this communicator", dead_ranks());
+    const std::vector<int> dead = dead_ranks();
+    const std::string known =
+        dead.empty() ? "" : fmt::format(", rank {} died", fmt::join(dead, ", "));
+    throw PeerFailure("MPI: a peer gave up this communicator" + known + kResumeHint, dead);
   }
 #endif
 }
@@ -193,7 +198,7 @@ void Communicator::throw_if_peer_died() {
   const std::vector<int> dead = dead_ranks();
   if (dead.empty()) return;
   broken_ = true;
-  throw PeerFailure(fmt::format("MPI: rank {} died", fmt::join(dead, ", ")), dead);
+  throw PeerFailure(fmt::format("MPI: rank {} died{}", fmt::join(dead, ", "), kResumeHint), dead);
 }
 
 Request Communicator::iall_reduce_sum(float* data, std::int64_t count) {

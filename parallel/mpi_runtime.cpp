@@ -49,6 +49,26 @@ bool some_died([[maybe_unused]] MPI_Comm comm) {
   return count > 0;
 }
 
+// Of the processes of `comm`; 0 where failures are not survived.
+int lowest_alive([[maybe_unused]] MPI_Comm comm) {
+  int lowest = 0;
+#ifdef OMPI_HAVE_MPI_EXT_FTMPI
+  MPI_Group all = MPI_GROUP_NULL;
+  MPI_Group dead = MPI_GROUP_NULL;
+  if (MPIX_Comm_get_failed(comm, &dead) != MPI_SUCCESS) return 0;
+  MPI_Comm_group(comm, &all);
+  const auto is_dead = [&](int rank) {
+    int in_dead = MPI_UNDEFINED;
+    MPI_Group_translate_ranks(all, 1, &rank, dead, &in_dead);
+    return in_dead != MPI_UNDEFINED;
+  };
+  while (is_dead(lowest)) ++lowest;
+  MPI_Group_free(&all);
+  MPI_Group_free(&dead);
+#endif
+  return lowest;
+}
+
 // MPI_Finalize waits for every process of the job; after a failure it may wait for ever. The guard
 // ends the process when it has not been released in time.
 class ExitGuard {
@@ -139,6 +159,10 @@ bool MpiRuntime::arrive(MPI_Comm comm, std::optional<std::chrono::milliseconds> 
 
 bool MpiRuntime::all_failed(std::chrono::milliseconds limit) {
   return size_ == 1 || arrive(error_comm_, limit);
+}
+
+int MpiRuntime::spokesman() const {
+  return survives_failures_ ? lowest_alive(error_comm_) : 0;
 }
 
 void MpiRuntime::finish(int exit_code, std::chrono::milliseconds limit) noexcept {

@@ -36,6 +36,9 @@ class MpiRuntime {
   // finish(); an error of a few ends the job by abort(). Only the first call of a run counts.
   bool all_failed(std::chrono::milliseconds limit);
 
+  // The lowest rank that is not known to be dead: who says, after all_failed(), what all share.
+  int spokesman() const;
+
   // Ends the session. In good order (exit_code 0) it waits for the other processes as long as they
   // work; after an error at most `limit`, then it ends them all. Those that died are not waited
   // for. When MPI_Finalize does not return within `limit`, or cannot because of the dead, the

@@ -72,8 +72,7 @@ Group::Group(Communicator& communicator, Device& device, const GroupOptions& opt
     : communicator_(communicator),
       device_(device),
       options_(options),
-      position_(position_in(options.ranks, communicator.rank())),
-      trial_(device.allocate(DType::f32, {1}, MemoryCategory::communication)) {
+      position_(position_in(options.ranks, communicator.rank())) {
   cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
 }
 
@@ -91,8 +90,9 @@ void Group::connect(const std::function<void(const Tensor&)>& trial) {
     if (options_.max_blocks > 0) config.maxCTAs = options_.max_blocks;
     cuda::check(cudaSetDevice(cuda::context_of(device_).ordinal()), "choosing the device");
     complete(library().CommInitRankConfig(&nccl_, size(), id, position_, &config), "joining");
-    follow_device();
-    trial(trial_.tensor());
+    Workspace::Frame frame(device_);
+    follow_device();  // which may still use the frame's memory for what was there before
+    trial(frame.f32({1}));
     Event done;
     done.record(stream_);
     wait(done);
@@ -187,7 +187,7 @@ void Group::check_health() {
 }
 
 void Group::fail(ncclResult_t result, const char* what) {
-  communicator_.throw_if_peer_died();
+  communicator_.throw_if_peer_died();  // which says more
   std::string detail;
   if (const char* const last = library().GetLastError(nccl_); last != nullptr && *last != '\0') {
     detail = fmt::format(" ({})", last);

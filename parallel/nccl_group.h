@@ -93,7 +93,6 @@ class Group {
   ncclComm_t nccl_ = nullptr;
   cudaStream_t stream_ = nullptr;
   Event device_place_;
-  Buffer trial_;
   int polls_ = 0;
 };
 

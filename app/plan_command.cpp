@@ -140,7 +140,8 @@ PlanningMachine examine_machine(const PlanArguments& arguments, const TrainConfi
                                 Communicator& communicator) {
   PlanningMachine machine;
   machine.cores = Device::create_cpu()->num_threads();
-  machine.memory = machine_memory();
+  // GPUs that are elsewhere have another host.
+  if (planned.is_here) machine.memory = machine_memory();
   if (planned.choice.backend == Backend::cuda) machine.gpu = examine_gpu(planned, arguments);
   find_token_files(config, machine);
   // Beside its tensors a training process takes what this one takes once it has done the same:

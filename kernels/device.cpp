@@ -243,6 +243,14 @@ void* Workspace::take(std::int64_t bytes) {
   return data;
 }
 
+void Workspace::reserve(std::int64_t bytes) {
+  if (open_frames_ > 0) throw std::logic_error("a workspace in use is asked to hold more");
+  if (!blocks_.empty() && blocks_.front().tensor().num_bytes() >= bytes) return;
+  blocks_.clear();
+  blocks_.push_back(device_.allocate(DType::u8, {std::max(bytes, kMinWorkspaceBlock)},
+                                     MemoryCategory::workspace));
+}
+
 // The old blocks go first, so that the new one does not raise the peak. A failure here only means
 // that the next frame asks again.
 void Workspace::merge_blocks() {

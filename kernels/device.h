@@ -89,6 +89,9 @@ class Workspace {
     int depth_;
   };
 
+  // Holds so many bytes from now on, so that tensors that take no more at a time make it grow no
+  // further. With no frame open.
+  void reserve(std::int64_t bytes);
   // The most bytes that temporary tensors ever took at a time.
   std::int64_t largest_used() const { return largest_used_; }
   // Frames that are opened at the same position, without an allocation of the device in between,

@@ -9,6 +9,7 @@
 #include "kernels/embedding.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rotary.h"
+#include "model/stage_memory.h"
 
 namespace chaski {
 namespace {
@@ -59,6 +60,8 @@ Stage::Stage(Device& device, const LlamaConfig& config, const StageRange& range,
                             MemoryCategory::weights);
   rotary_table(config.rope_theta, rotary_.tensor());
   allocate_activations();
+  // At once, not piece by piece in the first step: what is not there is missed before it.
+  device.workspace().reserve(plan_stage_memory(device, config, range, options).workspace_bytes());
 }
 
 void Stage::add_parameters() {

@@ -3,6 +3,9 @@
 #include <cstdlib>
 #include <gtest/gtest.h>
 #include <map>
+#include <utility>
+
+#include "app/plan_report.h"
 
 namespace chaski {
 namespace {
@@ -143,6 +146,82 @@ TEST(Plan, TellsWhatDoesNotFitTheMachine) {
   EXPECT_TRUE(fits(plan, {.bytes = plan.needed_bytes()}));
   EXPECT_FALSE(fits(plan, {.bytes = plan.needed_bytes() - 1}));
   EXPECT_TRUE(fits(plan, {.bytes = plan.needed_bytes() - 1, .swap_bytes = 1}));
+}
+
+DeviceChoice gpu_in(Precision precision) {
+  DeviceChoice choice;
+  choice.backend = Backend::cuda;
+  choice.precision = precision;
+  return choice;
+}
+
+PlanningMachine machine_with_gpu(std::int64_t memory_bytes = 0) {
+  PlanningMachine machine;
+  machine.gpu = PlannedGpu{Device::create_planned_gpu(), memory_bytes};
+  return machine;
+}
+
+// Bytes for each parameter, by category.
+TEST(Plan, GpusHoldTheNumbersOfThePrecision) {
+  const auto parameters = static_cast<double>(small_config().model.llama.num_parameters());
+  const double rotary = 4.0 * 128 * small_config().model.llama.head_dim;
+  struct Bytes {
+    Precision precision;
+    double weights, gradients, optimizer, a_residual;
+  };
+  for (const Bytes& expected :
+       {Bytes{Precision::fp32, 4, 4, 8, 4}, Bytes{Precision::bf16, 6, 4, 8, 2},
+        Bytes{Precision::bf16_pure, 2, 2, 4, 2}}) {
+    const TrainConfig config = settle_device(small_config(), gpu_in(expected.precision));
+    const TrainingPlan plan = make_plan(config, 1, machine_with_gpu());
+    const RankMemory& rank = plan.ranks[0];
+    const auto bytes_of = [&](MemoryCategory category) {
+      return static_cast<double>(rank.device_bytes(category));
+    };
+    // All but the padding of some cache lines.
+    EXPECT_NEAR(bytes_of(MemoryCategory::weights) - rotary, expected.weights * parameters, 10000);
+    EXPECT_NEAR(bytes_of(MemoryCategory::gradients), expected.gradients * parameters, 10000);
+    EXPECT_NEAR(bytes_of(MemoryCategory::optimizer), expected.optimizer * parameters, 10000);
+    for (const PlannedMemory& part : rank.stage.parts) {
+      if (part.kind != "residual after attention") continue;
+      // 4 blocks, and the whole micro-batch of 2 x 100 tokens in one pass.
+      EXPECT_EQ(static_cast<double>(part.bytes), expected.a_residual * 4 * 2 * 100 * 128);
+    }
+    EXPECT_GT(rank.device_total(), rank.total());
+    std::int64_t shown = 0;
+    for (const MemoryRow& row : memory_rows(rank)) shown += row.is_part ? 0 : row.bytes;
+    EXPECT_EQ(shown, rank.device_total());
+    shown = 0;
+    for (const MemoryRow& row : host_memory_rows(rank)) shown += row.bytes;
+    EXPECT_EQ(shown, rank.total());
+  }
+}
+
+TEST(Plan, WhatAGpuHasNoRoomForDoesNotFit) {
+  const TrainConfig config = settle_device(small_config(), gpu_in(Precision::bf16));
+  const std::int64_t needed = make_plan(config, 1, machine_with_gpu()).largest_process_bytes();
+  EXPECT_EQ(needed, make_plan(config, 1, machine_with_gpu()).ranks[0].device_total());
+  for (const auto& [memory, fits] : {std::pair(needed, true), {needed - 1, false}, {0, true}}) {
+    const PlanningMachine machine = machine_with_gpu(memory);
+    EXPECT_EQ(fits_gpu(make_plan(config, 1, machine), machine), fits);
+  }
+}
+
+// Each process has a GPU for itself, whose rates are the machine's.
+TEST(Plan, TimeOnGpusIsOfOneEach) {
+  PlanningMachine machine = machine_with_gpu();
+  machine.rates = rates_from(5e13, 1e12);
+  TrainConfig config = settle_device(small_config(), gpu_in(Precision::bf16));
+  const TrainingPlan one = make_plan(config, 1, machine);
+  const Work work = one.work();
+  EXPECT_NEAR(one.time->seconds, work.flops() / 5e13 + work.traffic_bytes / 1e12, 1e-12);
+  config.parallel.global_batch *= 4;
+  EXPECT_NEAR(make_plan(config, 4, machine).time->seconds, one.time->seconds, 1e-12);
+  // In fp32 it moves about twice the bytes.
+  const TrainingPlan fp32 =
+      make_plan(settle_device(small_config(), gpu_in(Precision::fp32)), 1, machine);
+  EXPECT_GT(fp32.work().traffic_bytes, 1.2 * work.traffic_bytes);
+  EXPECT_EQ(fp32.work().flops(), work.flops());
 }
 
 TEST(Plan, LayoutMustFit) {

@@ -1,5 +1,6 @@
 #include "model/stage_memory.h"
 
+#include <algorithm>
 #include <gtest/gtest.h>
 
 #include "tests/model/tiny_model.h"
@@ -94,6 +95,9 @@ TEST_P(StageMemoryTest, IsWhatTheStageTakes) {
       EXPECT_EQ(planned.bytes(category), device->memory().current(category))
           << name_of(category) << ", " << threads << " threads";
     }
+    // The workspace is made as large as planned; so much of it was needed.
+    EXPECT_EQ(planned.workspace_bytes(),
+              std::max(device->workspace().largest_used(), std::int64_t{1} << 20));
     EXPECT_EQ(planned.num_parameters(), stage.parameters().num_elements());
     ASSERT_EQ(std::ssize(planned.parameters), stage.parameters().size());
     for (std::int64_t i = 0; i < stage.parameters().size(); ++i) {

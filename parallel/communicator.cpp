@@ -103,7 +103,7 @@ void Communicator::check(int code, const char* what, int peer) {
   broken_ = true;
   const std::string with = peer < 0 ? "all" : fmt::format("rank {}", peer);
   const std::string text = fmt::format("MPI: {} with {}: {}", what, with, error_text(code));
-  if (means_dead_peer(code)) throw PeerFailure(text + kResumeHint, dead_ranks());
+  if (means_dead_peer(code)) throw_failure(text);
   throw std::runtime_error(text + kResumeHint);
 }
 
@@ -165,11 +165,7 @@ void Communicator::throw_if_revoked() {
   int revoked = 0;
   if (runtime_.survives_failures() && MPIX_Comm_is_revoked(comm_, &revoked) == MPI_SUCCESS &&
       revoked) {
-    broken_ = true;
-    const std::vector<int> dead = dead_ranks();
-    const std::string known =
-        dead.empty() ? "" : fmt::format(", rank {} died", fmt::join(dead, ", "));
-    throw PeerFailure("MPI: a peer gave up this communicator" + known + kResumeHint, dead);
+    throw_failure("MPI: a peer gave up this communicator");
   }
 #endif
 }
@@ -195,10 +191,14 @@ void Communicator::progress() {
 void Communicator::throw_if_peer_died() {
   if (!runtime_.survives_failures()) return;
   progress();
-  const std::vector<int> dead = dead_ranks();
-  if (dead.empty()) return;
+  if (!dead_ranks().empty()) throw_failure("MPI: the job has lost a process");
+}
+
+void Communicator::throw_failure(const std::string& text) {
   broken_ = true;
-  throw PeerFailure(fmt::format("MPI: rank {} died{}", fmt::join(dead, ", "), kResumeHint), dead);
+  const std::vector<int> dead = dead_ranks();
+  const std::string who = dead.empty() ? "" : fmt::format(": rank {} died", fmt::join(dead, ", "));
+  throw PeerFailure(text + who + kResumeHint, dead);
 }
 
 Request Communicator::iall_reduce_sum(float* data, std::int64_t count) {

@@ -106,6 +106,7 @@ class Communicator {
   void check(int code, const char* what, int peer);
   void adopt();
   void throw_if_revoked();
+  [[noreturn]] void throw_failure(const std::string& text);
   void wait_until(const std::function<Progress()>& step, bool heed_revocation);
   bool test_handle(MPI_Request& handle, int peer);
   Request iall_reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op);

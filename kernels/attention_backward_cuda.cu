@@ -93,6 +93,55 @@ struct QueryStatistics {
   }
 };
 
+// A tile of keys and a tile of queries in shared memory: one of them gives the rows of the scores,
+// the other the columns.
+template <typename T>
+struct ScoreTiles {
+  const T* rows;         // keys, or queries
+  const T* row_factors;  // values, or dout
+  const T* columns;
+  const T* column_factors;
+  int first_row;  // in the sequence
+  int first_column;
+};
+
+// The gradients of the scores, and their weights where wanted (not null), of a warp's share of the
+// tiles.
+template <typename T, int kColumns, bool kRowsAreQueries>
+__device__ void fill_dscores(const ScoreTiles<T>& tiles, float scale,
+                             const QueryStatistics<BackwardTiles<T, kColumns>::kRows>& statistics,
+                             T* weights, T* dscores) {
+  using Tiles = BackwardTiles<T, kColumns>;
+  constexpr int kStride = Tiles::kStride;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int warp_row = warp / Tiles::kColumnWarps * 16;
+  const int warp_column = warp % Tiles::kColumnWarps * Tiles::kScoreColumns;
+  typename Tiles::Scores scores;
+  typename Tiles::Scores dweights;
+  multiply_transposed<kColumns>(scores, tiles.rows + warp_row * kStride, kStride,
+                                tiles.columns + warp_column * kStride, kStride);
+  multiply_transposed<kColumns>(dweights, tiles.row_factors + warp_row * kStride, kStride,
+                                tiles.column_factors + warp_column * kStride, kStride);
+  CHASKI_UNROLL
+  for (int tile = 0; tile < Tiles::kScoreColumns / 8; ++tile) {
+    CHASKI_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int row = warp_row + Tiles::Scores::row_of(i);
+      const int column = warp_column + Tiles::Scores::column_of(tile, i);
+      const int at = kRowsAreQueries ? row : column;  // of the query in its tile
+      const int query = at + (kRowsAreQueries ? tiles.first_row : tiles.first_column);
+      const int key = kRowsAreQueries ? tiles.first_column + column : tiles.first_row + row;
+      const bool visible = key >= statistics.first_key[at] && key <= query;
+      const ScoreGradient gradient =
+          score_gradient<T>(scores.at[tile][i] * scale, dweights.at[tile][i], visible,
+                            statistics.log_sum_exp[at], statistics.row_dot[at]);
+      const int element = row * Tiles::kScoreStride + column;
+      if (weights != nullptr) weights[element] = from_float<T>(gradient.weight);
+      dscores[element] = from_float<T>(gradient.dscore);
+    }
+  }
+}
+
 // A block is a tile of keys of one key-value head, and goes through all query heads that share it.
 template <typename T, int kColumns>
 __global__ void __launch_bounds__(BackwardTiles<T, kColumns>::kThreads)
@@ -100,7 +149,7 @@ __global__ void __launch_bounds__(BackwardTiles<T, kColumns>::kThreads)
   using Tiles = BackwardTiles<T, kColumns>;
   constexpr int kStride = Tiles::kStride;
   constexpr int kScoreStride = Tiles::kScoreStride;
-  __shared__ QueryStatistics<Tiles::kOthers> statistics;
+  __shared__ QueryStatistics<Tiles::kRows> statistics;
   T* keys = dynamic_shared<T>();
   T* values = keys + Tiles::kRows * kStride;
   T* queries = values + Tiles::kRows * kStride;
@@ -123,7 +172,6 @@ __global__ void __launch_bounds__(BackwardTiles<T, kColumns>::kThreads)
 
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int warp_row = warp / Tiles::kColumnWarps * 16;
-  const int score_column = warp % Tiles::kColumnWarps * Tiles::kScoreColumns;
   const int gradient_column = warp % Tiles::kColumnWarps * Tiles::kGradientColumns;
   typename Tiles::Gradients dkeys;
   typename Tiles::Gradients dvalues;
@@ -142,27 +190,8 @@ __global__ void __launch_bounds__(BackwardTiles<T, kColumns>::kThreads)
                 operands.out_stride(), num_queries, operands.head_dim, operands.wide, dout,
                 Tiles::kOthers, kColumns);
       __syncthreads();
-      typename Tiles::Scores scores;
-      typename Tiles::Scores dweights;
-      multiply_transposed<kColumns>(scores, keys + warp_row * kStride, kStride,
-                                    queries + score_column * kStride, kStride);
-      multiply_transposed<kColumns>(dweights, values + warp_row * kStride, kStride,
-                                    dout + score_column * kStride, kStride);
-      CHASKI_UNROLL
-      for (int tile = 0; tile < Tiles::kScoreColumns / 8; ++tile) {
-        CHASKI_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          const int row = warp_row + Tiles::Scores::row_of(i);
-          const int column = score_column + Tiles::Scores::column_of(tile, i);
-          const int key = first_key + row;
-          const bool visible = key >= statistics.first_key[column] && key <= first_query + column;
-          const ScoreGradient gradient =
-              score_gradient<T>(scores.at[tile][i] * operands.scale, dweights.at[tile][i], visible,
-                                statistics.log_sum_exp[column], statistics.row_dot[column]);
-          weights[row * kScoreStride + column] = from_float<T>(gradient.weight);
-          dscores[row * kScoreStride + column] = from_float<T>(gradient.dscore);
-        }
-      }
+      fill_dscores<T, kColumns, false>({keys, values, queries, dout, first_key, first_query},
+                                       operands.scale, statistics, weights, dscores);
       __syncthreads();
       multiply<Tiles::kOthers>(dvalues, weights + warp_row * kScoreStride, kScoreStride,
                                dout + gradient_column, kStride);
@@ -214,7 +243,6 @@ __global__ void __launch_bounds__(BackwardTiles<T, kColumns>::kThreads)
 
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int warp_row = warp / Tiles::kColumnWarps * 16;
-  const int score_column = warp % Tiles::kColumnWarps * Tiles::kScoreColumns;
   const int gradient_column = warp % Tiles::kColumnWarps * Tiles::kGradientColumns;
   typename Tiles::Gradients dqueries;
   for (int first_key = earliest / Tiles::kOthers * Tiles::kOthers;
@@ -227,26 +255,8 @@ __global__ void __launch_bounds__(BackwardTiles<T, kColumns>::kThreads)
     load_tile(operands.values + kv_offset, operands.kv_stride, num_keys, operands.head_dim,
               operands.wide, values, Tiles::kOthers, kColumns);
     __syncthreads();
-    typename Tiles::Scores scores;
-    typename Tiles::Scores dweights;
-    multiply_transposed<kColumns>(scores, queries + warp_row * kStride, kStride,
-                                  keys + score_column * kStride, kStride);
-    multiply_transposed<kColumns>(dweights, dout + warp_row * kStride, kStride,
-                                  values + score_column * kStride, kStride);
-    CHASKI_UNROLL
-    for (int tile = 0; tile < Tiles::kScoreColumns / 8; ++tile) {
-      CHASKI_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int row = warp_row + Tiles::Scores::row_of(i);
-        const int column = score_column + Tiles::Scores::column_of(tile, i);
-        const int key = first_key + column;
-        const bool visible = key >= statistics.first_key[row] && key <= first_query + row;
-        const ScoreGradient gradient =
-            score_gradient<T>(scores.at[tile][i] * operands.scale, dweights.at[tile][i], visible,
-                              statistics.log_sum_exp[row], statistics.row_dot[row]);
-        dscores[row * kScoreStride + column] = from_float<T>(gradient.dscore);
-      }
-    }
+    fill_dscores<T, kColumns, true>({queries, dout, keys, values, first_query, first_key},
+                                    operands.scale, statistics, static_cast<T*>(nullptr), dscores);
     __syncthreads();
     multiply<Tiles::kOthers>(dqueries, dscores + warp_row * kScoreStride, kScoreStride,
                              keys + gradient_column, kStride);

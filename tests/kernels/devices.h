@@ -196,6 +196,7 @@ class OpTest : public ::testing::TestWithParam<House> {
     use_threads(1);
     const Values expected = run();
     for (const int threads : {2, 3}) {
+      if (threads > 2 && !on_cpu()) break;  // on a GPU they are not what computes
       use_threads(threads);
       EXPECT_TRUE(same_bits(run(), expected)) << threads << " threads";
     }

@@ -23,7 +23,8 @@ __global__ void __launch_bounds__(kThreads)
   const T* gates = gate_up + row * 2 * size + column;
   auto gate = Pack<T, kWidth>::load(gates);
   const auto up = Pack<T, kWidth>::load(gates + size);
-  for (int i = 0; i < kWidth; ++i) gate.at[i] *= sigmoid(gate.at[i]) * up.at[i];
+  // In the order of the backward kernel, which computes the product again.
+  for (int i = 0; i < kWidth; ++i) gate.at[i] = gate.at[i] * sigmoid(gate.at[i]) * up.at[i];
   gate.store(activation + index);
 }
 

@@ -19,7 +19,7 @@ from harness import CHASKI, ENVIRONMENT, MPIRUN, TrainingCase, descendants, kill
 ENVIRONMENT["ASAN_OPTIONS"] = "detect_leaks=0"
 ENVIRONMENT["CHASKI_CUDA_MODEL_DEVICES"] = "4"
 SHORT = ["schedule.steps=2", "schedule.warmup_steps=1", "log.every=1", "parallel.global_batch=4",
-         "parallel.micro_batch=1", "data.sequence_length=8", "evaluation.tokens=16", "model.hidden_size=16",
+         "parallel.micro_batch=1", "data.sequence_length=8", "evaluation.tokens=24", "model.hidden_size=16",
          "model.intermediate_size=24", "model.num_heads=2", "model.num_kv_heads=1"]
 PIPELINE = "parallel.pipeline=2"
 
@@ -57,12 +57,26 @@ class SeveralGpus(TrainingCase):
         self.assert_close("stages", "cpu", 1e-5)
         self.train("both", processes=4, settings=on("cuda", "fp32", PIPELINE))
         self.assert_close("both", "cpu", 1e-5)
-        # In another order of blocks, threads and streams.
-        ENVIRONMENT["CHASKI_CUDA_MODEL_SEED"] = "2"
-        self.addCleanup(ENVIRONMENT.pop, "CHASKI_CUDA_MODEL_SEED")
         self.train("again", processes=4, settings=on("cuda", "fp32", PIPELINE))
         self.assertEqual(self.losses("again"), self.losses("both"))
         self.assertEqual(self.weights("again"), self.weights("both"))
+
+    def test_streams_may_get_ahead_of_each_other(self):
+        layouts = {"replicas": [], "stages": [PIPELINE, 'parallel.schedule="gpipe"', "parallel.global_batch=6"]}
+        for name, settings in layouts.items():
+            self.train(name, processes=2, settings=on("cuda", "fp32", *settings))
+        ENVIRONMENT["CHASKI_CUDA_MODEL_LAZY"] = "2"
+        self.addCleanup(ENVIRONMENT.pop, "CHASKI_CUDA_MODEL_LAZY")
+        for seed in "12":
+            ENVIRONMENT["CHASKI_CUDA_MODEL_SEED"] = seed
+            self.addCleanup(ENVIRONMENT.pop, "CHASKI_CUDA_MODEL_SEED", None)
+            for name, settings in layouts.items():
+                self.train(name + seed, processes=2, settings=on("cuda", "fp32", *settings))
+                self.assertEqual(self.all_losses(name + seed), self.all_losses(name))
+                self.assertEqual(self.weights(name + seed), self.weights(name))
+
+    def all_losses(self, name):
+        return [(row["loss"], row.get("validation_loss")) for row in self.metrics(name)]
 
     def test_bf16_follows_the_cpu(self):
         self.train("cpu", processes=2, settings=on("cpu"))

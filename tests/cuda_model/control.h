@@ -10,7 +10,7 @@
 // What tests ask of the execution model besides the CUDA functions. The model is set by
 //   CHASKI_CUDA_MODEL_SEED     order of blocks and threads (default 1)
 //   CHASKI_CUDA_MODEL_LAZY     1 (default): asynchronous work waits until something synchronises
-//                              with it; 0: it runs at once
+//                              with it; 0: it runs at once; 2: streams run at random moments
 //   CHASKI_CUDA_MODEL_DEVICES  number of devices (default 1, 0 allowed)
 //   CHASKI_CUDA_MODEL_MEMORY   bytes of each device (default 8 GiB)
 //   CHASKI_CUDA_MODEL_PROTECT  1 (default): host code that touches device memory crashes; 0: it may

@@ -121,7 +121,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (mark->reached) return cudaSuccess;
     if (!std::exchange(mark->asked, true)) return cudaErrorNotReady;
     if (run_until(mark)) return cudaSuccess;
-    run_what_can();
+    serve_other_processes();
     return cudaErrorNotReady;
   });
 }

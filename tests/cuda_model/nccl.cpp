@@ -425,13 +425,14 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t handle, ncclResult_t* state) {
   const std::lock_guard lock(api_mutex());
   ncclComm& comm = resolve(handle);
   count_call();
+  let_streams_get_ahead();
   *state = comm.failure;
   if (!comm.under_way) return ncclSuccess;
   *state = ncclInProgress;
   if (!std::exchange(comm.asked, true)) return ncclSuccess;
   *state = comm.under_way();
   if (*state == ncclInProgress) {
-    run_what_can();
+    serve_other_processes();
     return ncclSuccess;
   }
   comm.under_way = nullptr;

@@ -62,8 +62,11 @@ cudaError_t submit_work(cudaStream_t handle, Work work);
 /// waits for another process.
 bool run_all(cudaStream_t stream);
 bool run_until(const std::shared_ptr<Mark>& mark);
-/// Runs what all streams have queued, as far as that goes.
-void run_what_can();
+/// Runs what is queued for other processes and what that waits for, as far as it goes, but no more.
+void serve_other_processes();
+/// A moment at which, if the model has been told so, a random stream runs that may be far ahead of
+/// the others, or behind.
+void let_streams_get_ahead();
 /// Repeats it until it returns true; other streams, threads and processes go on meanwhile.
 void wait_for(const std::function<bool()>& attempt);
 

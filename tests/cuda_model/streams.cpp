@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cuda_runtime_api.h>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,12 +17,15 @@
 namespace chaski::cuda_model {
 namespace {
 
-bool& lazy_mode() {
-  static bool lazy = [] {
+enum class Pace { kEager, kLazy, kRandom };
+
+Pace& pace() {
+  static Pace chosen = [] {
     const char* const text = std::getenv("CHASKI_CUDA_MODEL_LAZY");
-    return text == nullptr || std::string(text) != "0";
+    const std::string value = text == nullptr ? "1" : text;
+    return value == "0" ? Pace::kEager : value == "2" ? Pace::kRandom : Pace::kLazy;
   }();
-  return lazy;
+  return chosen;
 }
 
 bool run_first(cudaStream_t stream) {
@@ -32,6 +36,11 @@ bool run_first(cudaStream_t stream) {
   return true;
 }
 
+/// Which stream runs at random pace, and for how many more moments.
+cudaStream_t fast = nullptr;
+std::uint64_t moments = 0;
+constexpr std::uint64_t kMostMoments = 40;
+
 /// How long nobody must have called CUDA before streams go on by themselves.
 constexpr std::chrono::milliseconds kPatience{20};
 
@@ -40,16 +49,6 @@ std::atomic<std::uint64_t> num_calls{0};
 bool has_external(cudaStream_t stream) {
   return std::any_of(stream->queue.begin(), stream->queue.end(),
                      [](const Work& work) { return work.external; });
-}
-
-/// Runs no more than is needed for what waits for other processes.
-void serve_other_processes() {
-  for (const cudaStream_t stream : streams()) {
-    if (stream->capture || !has_external(stream)) continue;
-    const DeviceAccess access;
-    while (has_external(stream) && run_first(stream)) {
-    }
-  }
 }
 
 }  // namespace
@@ -95,16 +94,30 @@ bool run_until(const std::shared_ptr<Mark>& mark) {
   return true;
 }
 
-void run_what_can() {
-  // In a random order: nothing orders streams but events.
-  std::vector<cudaStream_t> all(streams().begin(), streams().end());
-  for (std::size_t i = all.size(); i > 1; --i) std::swap(all[i - 1], all[next_random(i)]);
-  for (const cudaStream_t stream : all) run_all(stream);
+void serve_other_processes() {
+  for (const cudaStream_t stream : streams()) {
+    if (stream->capture || !has_external(stream)) continue;
+    const DeviceAccess access;
+    while (has_external(stream) && run_first(stream)) {
+    }
+  }
+}
+
+void let_streams_get_ahead() {
+  if (pace() != Pace::kRandom) return;
+  if (moments == 0 || streams().count(fast) == 0) {
+    auto stream = streams().begin();
+    std::advance(stream, static_cast<std::ptrdiff_t>(next_random(streams().size())));
+    fast = *stream;
+    moments = 1 + next_random(kMostMoments);
+  }
+  --moments;
+  run_all(fast);
 }
 
 void wait_for(const std::function<bool()>& attempt) {
   while (!attempt()) {
-    run_what_can();
+    serve_other_processes();
     api_mutex().unlock();
     std::this_thread::sleep_for(std::chrono::microseconds(100));
     api_mutex().lock();
@@ -138,7 +151,7 @@ cudaError_t spoil(const std::shared_ptr<Capture>& capture, cudaError_t error) {
 void set_lazy(bool lazy) {
   const std::lock_guard lock(api_mutex());
   drain_all();
-  lazy_mode() = lazy;
+  pace() = lazy ? Pace::kLazy : Pace::kEager;
 }
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
@@ -150,6 +163,10 @@ cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
 }
 
 void submit_external(cudaStream_t stream, std::function<bool()> attempt) {
+  if (pace() == Pace::kRandom && next_random(2) == 0) {
+    fast = resolve(stream);
+    moments = 1 + next_random(kMostMoments);
+  }
   submit_work(stream, {{}, std::move(attempt), true});
 }
 
@@ -173,7 +190,8 @@ cudaError_t submit_work(cudaStream_t handle, Work work) {
     wait_for([legacy] { return run_all(legacy); });
   }
   stream->queue.push_back(std::move(work));
-  if (!lazy_mode()) run_all(stream);
+  if (pace() == Pace::kEager) run_all(stream);
+  let_streams_get_ahead();
   return cudaSuccess;
 }
 
@@ -186,7 +204,10 @@ cudaError_t drain(cudaStream_t handle) {
 
 void drain_all() {
   wait_for([] {
-    run_what_can();
+    // In a random order: nothing orders streams but events.
+    std::vector<cudaStream_t> all(streams().begin(), streams().end());
+    for (std::size_t i = all.size(); i > 1; --i) std::swap(all[i - 1], all[next_random(i)]);
+    for (const cudaStream_t stream : all) run_all(stream);
     return std::all_of(streams().begin(), streams().end(),
                        [](cudaStream_t stream) { return stream->queue.empty(); });
   });
@@ -263,7 +284,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
     if (stream->asked) return cudaErrorNotReady;
     if (stream->capture) return spoil(stream->capture, cudaErrorStreamCaptureUnsupported);
     if (run_all(stream)) return cudaSuccess;
-    run_what_can();
+    serve_other_processes();
     return cudaErrorNotReady;
   });
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <random>
 #include <vector>
 
 #include "kernels/device_timer.h"
@@ -30,22 +31,21 @@ std::int64_t elements_for(Device& device, DType type, const std::vector<BenchOpe
   return charged_bytes(bytes) / size_of(type);
 }
 
-// Of fp32 on the host.
-std::vector<float> positive_numbers(std::int64_t count) {
-  const auto host = Device::create_cpu(1);
-  const Buffer numbers = host->allocate(DType::f32, {count}, MemoryCategory::workspace);
-  fill_normal(numbers.tensor(), 0.0f, 1.0f, 1, 1);
-  const float* x = numbers.tensor().f32();
-  std::vector<float> result(static_cast<std::size_t>(count));
-  std::transform(x, x + count, result.begin(), [](float value) { return std::abs(value); });
-  return result;
+std::vector<float> positive_numbers() {
+  constexpr std::size_t kCount = std::size_t{1} << 18;
+  std::mt19937 generator(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> numbers(kCount);
+  for (float& number : numbers) number = std::abs(normal(generator));
+  return numbers;
 }
 
 }  // namespace
 
 BenchOperands::BenchOperands(Device& device, DType type, const std::vector<BenchOperandList>& sets)
     : memory_(
-          device.allocate(type, {elements_for(device, type, sets)}, MemoryCategory::activations)) {
+          device.allocate(type, {elements_for(device, type, sets)}, MemoryCategory::activations)),
+      pattern_(positive_numbers()) {
   refill();
 }
 
@@ -56,12 +56,12 @@ Tensor BenchOperands::memory() const {
 
 void BenchOperands::refill() {
   const Tensor& all = memory_.tensor();
-  constexpr std::int64_t kPattern = std::int64_t{1} << 18;
-  const std::int64_t pattern = std::min(kPattern, all.num_elements());
+  const std::int64_t pattern =
+      std::min(static_cast<std::int64_t>(pattern_.size()), all.num_elements());
   {
     Workspace::Frame frame(all.device());
     const Tensor numbers = frame.f32({pattern});
-    copy_from_host(positive_numbers(pattern).data(), numbers);
+    copy_from_host(pattern_.data(), numbers);
     cast(numbers, all.rows(0, pattern));
   }
   for (std::int64_t done = pattern; done < all.num_elements(); done += pattern) {

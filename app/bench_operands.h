@@ -44,6 +44,7 @@ class BenchOperands {
 
  private:
   Buffer memory_;
+  std::vector<float> pattern_;  // that the memory is filled with, again and again
 };
 
 }  // namespace chaski

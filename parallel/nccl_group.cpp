@@ -97,7 +97,7 @@ void Group::connect(const std::function<void(const Tensor&)>& trial) {
     done.record(stream_);
     wait(done);
   } catch (...) {
-    if (nccl_ != nullptr) library().CommAbort(std::exchange(nccl_, nullptr));
+    give_up();
     throw;
   }
 }
@@ -202,7 +202,14 @@ void Group::fail(ncclResult_t result, const char* what) {
 
 void Group::abort() noexcept {
   ++meeting_;
-  if (nccl_ != nullptr) library().CommAbort(std::exchange(nccl_, nullptr));
+  give_up();
+}
+
+void Group::give_up() noexcept {
+  if (nccl_ == nullptr) return;
+  library().CommAbort(std::exchange(nccl_, nullptr));
+  // What was queued waits for nobody any more, but it may still write.
+  cudaStreamSynchronize(stream_);
 }
 
 void Group::leave() noexcept {

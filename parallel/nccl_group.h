@@ -82,6 +82,7 @@ class Group {
   void complete(ncclResult_t result, const char* what);
   [[noreturn]] void fail(ncclResult_t result, const char* what);
   void poll_peers();
+  void give_up() noexcept;
   void leave() noexcept;
   int position_of(int rank) const;
 

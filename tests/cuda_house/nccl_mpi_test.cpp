@@ -1,0 +1,147 @@
+// What exchanges tensors between GPUs, on the execution model and its false NCCL: rounds that are
+// given up and begun anew, types, and what is refused. Run under mpirun.
+#include <gtest/gtest.h>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "kernels/elementwise.h"
+#include "mpi_session.h"
+#include "parallel/gradient_reducer.h"
+#include "parallel/tensor_channel.h"
+
+namespace chaski {
+namespace {
+
+constexpr std::int64_t kElements = 100;
+constexpr int kParameters = 6;
+
+class Gpu : public testing::Test {
+ protected:
+  Communicator communicator_{mpi_session()};
+  std::unique_ptr<Device> device_ = Device::create_cuda(communicator_.rank());
+
+  std::vector<int> all_ranks() const {
+    std::vector<int> ranks(static_cast<std::size_t>(communicator_.size()));
+    std::iota(ranks.begin(), ranks.end(), 0);
+    return ranks;
+  }
+  int sum_of_ranks() const { return communicator_.size() * (communicator_.size() + 1) / 2; }
+};
+
+class GpuReduction : public Gpu {
+ protected:
+  explicit GpuReduction(const TensorTypes& types = {}) : parameters_(*device_, types) {
+    for (int i = 0; i < kParameters; ++i) {
+      parameters_.add("p" + std::to_string(i), ParameterKind::ffn, i, {kElements});
+    }
+    parameters_.allocate();
+    parameters_.allocate_gradients([](const Parameter&) { return true; });
+    reducer_ = std::make_unique<GradientReducer>(communicator_, all_ranks(), 0, parameters_);
+  }
+
+  // A backward pass; every element of parameter i becomes (rank + 1) · (i + 1).
+  void run_passes(int first) {
+    for (int i = kParameters - 1; i >= first; --i) {
+      fill(parameters_[i].gradient, static_cast<float>((communicator_.rank() + 1) * (i + 1)));
+      reducer_->gradients_ready(i, 1);
+    }
+  }
+  void expect_sums() {
+    std::vector<double> scalars{1.0, static_cast<double>(communicator_.rank())};
+    reducer_->finish(scalars);
+    EXPECT_EQ(scalars[0], communicator_.size());
+    EXPECT_EQ(scalars[1], sum_of_ranks() - communicator_.size());
+    for (int i = 0; i < kParameters; ++i) {
+      EXPECT_EQ(sum(parameters_[i].gradient),
+                static_cast<double>(kElements * (i + 1) * sum_of_ranks()));
+    }
+  }
+
+  ParameterSet parameters_;
+  std::unique_ptr<GradientReducer> reducer_;
+};
+
+class GpuReductionInBf16 : public GpuReduction {
+ protected:
+  GpuReductionInBf16() : GpuReduction(types_of(Precision::bf16_pure)) {}
+};
+
+TEST_F(GpuReduction, SumsOverTheRanks) {
+  EXPECT_GT(reducer_->num_buckets(), 1);
+  EXPECT_GT(reducer_->bytes_per_step(), 0);
+  for (int step = 0; step < 3; ++step) {
+    run_passes(0);
+    expect_sums();
+  }
+}
+
+TEST_F(GpuReductionInBf16, SumsOverTheRanks) {
+  run_passes(0);
+  expect_sums();
+}
+
+TEST_F(GpuReduction, ARoundThatWasGivenUpIsBegunAnew) {
+  for (const int first : {0, 3, kParameters}) {
+    run_passes(first + communicator_.rank() % 2);  // some are further than others
+    reducer_->abort();
+    run_passes(0);
+    expect_sums();
+  }
+}
+
+class GpuChannel : public Gpu {
+ protected:
+  static constexpr int kSlots = 2;
+
+  void SetUp() override {
+    if (communicator_.rank() > 1) return;  // two are enough
+    const bool sends = communicator_.rank() == 0;
+    channel_ = open_channel(
+        communicator_, *device_,
+        {sends ? Direction::send : Direction::receive, 1 - communicator_.rank(), 5, kSlots});
+    channel_->connect();
+    for (int i = 0; i < kSlots; ++i) {
+      tensors_.push_back(
+          device_->allocate(DType::bf16, {kElements}, MemoryCategory::communication));
+    }
+  }
+  void exchange(int count) {
+    const bool sends = communicator_.rank() == 0;
+    for (int i = 0; i < count; ++i) {
+      const Tensor& tensor = tensors_[static_cast<std::size_t>(i % kSlots)].tensor();
+      channel_->wait(i % kSlots);
+      if (sends) fill(tensor, static_cast<float>(i + 1));
+      channel_->start(i % kSlots, tensor);
+      if (sends) continue;
+      channel_->wait(i % kSlots);
+      EXPECT_EQ(sum(tensor), static_cast<double>(kElements * (i + 1)));
+    }
+    for (int i = 0; i < kSlots; ++i) channel_->wait(i);
+  }
+
+  std::vector<Buffer> tensors_;
+  std::unique_ptr<TensorChannel> channel_;
+};
+
+TEST_F(GpuChannel, TensorsArriveInOrder) {
+  if (channel_) exchange(7);
+}
+
+TEST_F(GpuChannel, WhatWasGivenUpIsBegunAnew) {
+  if (!channel_) return;
+  exchange(1);
+  if (communicator_.rank() == 0) channel_->start(0, tensors_[0].tensor());  // nobody receives it
+  EXPECT_TRUE(channel_->drain(std::chrono::milliseconds(100)));
+  channel_->connect();
+  exchange(3);
+}
+
+TEST_F(Gpu, MessagesAreOfHostMemory) {
+  const Buffer buffer = device_->allocate(DType::f32, {4}, MemoryCategory::communication);
+  EXPECT_THROW(communicator_.isend(buffer.tensor(), 0, 1), std::logic_error);
+  EXPECT_THROW(communicator_.irecv(buffer.tensor(), 0, 1), std::logic_error);
+}
+
+}  // namespace
+}  // namespace chaski

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <iterator>
+#include <set>
 #include <stdexcept>
 #include <vector>
 
@@ -36,6 +37,16 @@ Backend backend_for(BackendChoice choice, int num_gpus, int processes_on_host) {
            "start one process a GPU; CUDA_VISIBLE_DEVICES may hide some");
   }
   return Backend::cuda;
+}
+
+// Whether each process of this host is shown one GPU, another than its neighbours: what job
+// managers do who deal GPUs out. All processes of the job take part.
+bool has_gpu_of_its_own(Communicator& communicator, const HostShare& share) {
+  const std::vector<std::string> all =
+      lines_of_all(communicator, num_cuda_devices() == 1 ? cuda_device_address(0) : std::string());
+  std::set<std::string> distinct;
+  for (const int rank : share.ranks) distinct.insert(all[static_cast<std::size_t>(rank)]);
+  return distinct.size() == share.ranks.size() && distinct.count("") == 0;
 }
 
 Precision precision_for(PrecisionChoice choice, Backend backend) {
@@ -99,6 +110,7 @@ DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_r
 
 DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator) {
   const HostShare share = share_of_host(communicator);
+  if (has_gpu_of_its_own(communicator, share)) return choose_device(config, 1, 0, 1);
   return choose_device(config, num_cuda_devices(), share.local_rank, share.processes());
 }
 

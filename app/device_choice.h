@@ -32,7 +32,8 @@ struct DeviceChoice {
 // build without CUDA or on a host without one, more processes than GPUs, bf16 on a CPU.
 DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_rank,
                            int processes_on_host);
-// The same on this host.
+// The same on this host, where the GPUs may also be dealt out already: to each process one of its
+// own to see (CUDA_VISIBLE_DEVICES).
 DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator);
 
 // One line each for the console: what computes, and the type of every class of tensors.

@@ -55,18 +55,26 @@ std::string run_on_root(Communicator& communicator, const std::function<std::str
   return text;
 }
 
+std::vector<std::string> lines_of_all(Communicator& communicator, const std::string& own) {
+  std::string joined;
+  for (const std::string& line : communicator.gather(own, 0)) joined += line + '\n';
+  communicator.broadcast(joined, 0);
+  std::istringstream stream(joined);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
 HostShare share_of_host(Communicator& communicator) {
   const std::string own = host_name();
-  std::string names;
-  for (const std::string& name : communicator.gather(own, 0)) names += name + '\n';
-  communicator.broadcast(names, 0);
-  std::istringstream lines(names);
   HostShare share;
   int rank = 0;
-  for (std::string name; std::getline(lines, name); ++rank) {
-    if (name != own) continue;
-    share.ranks.push_back(rank);
-    share.local_rank += rank < communicator.rank();
+  for (const std::string& name : lines_of_all(communicator, own)) {
+    if (name == own) {
+      share.ranks.push_back(rank);
+      share.local_rank += rank < communicator.rank();
+    }
+    ++rank;
   }
   return share;
 }

@@ -12,6 +12,9 @@ namespace chaski {
 // that an error that only rank 0 can see (a locked directory) ends the whole job in order.
 std::string run_on_root(Communicator& communicator, const std::function<std::string()>& work);
 
+// One line of each process, by rank, on all of them.
+std::vector<std::string> lines_of_all(Communicator& communicator, const std::string& own);
+
 // The processes of the job on this process's host.
 struct HostShare {
   std::vector<int> ranks;  // ascending, its own included

@@ -80,6 +80,15 @@ Work head(const TrainConfig& config) {
   return work;
 }
 
+// What a replica sends to another for the sum of their gradients.
+std::int64_t gradient_bytes(const TrainConfig& config, const RankMemory& from, const RankMemory& to,
+                            std::int64_t num_replicas) {
+  const std::int64_t gradients = from.stage.bytes(MemoryCategory::gradients);
+  if (!is_on_gpu(config)) return 2 * gradients / num_replicas;
+  const bool is_next = to.slot.replica == (from.slot.replica + 1) % num_replicas;
+  return is_next ? 2 * gradients * (num_replicas - 1) / num_replicas : 0;
+}
+
 }  // namespace
 
 Work& Work::operator+=(const Work& other) {
@@ -150,9 +159,8 @@ std::vector<Link> plan_links(const TrainConfig& config, const std::vector<RankMe
       const bool same_stage = from.slot.stage == to.slot.stage;
       const int distance = to.slot.stage - from.slot.stage;
       if (same_stage && from.rank != to.rank) {
-        const std::int64_t gradients = from.stage.bytes(MemoryCategory::gradients);
-        links.push_back(
-            {from.rank, to.rank, LinkPurpose::gradients, 2 * gradients / layout.num_replicas});
+        const std::int64_t bytes = gradient_bytes(config, from, to, layout.num_replicas);
+        if (bytes > 0) links.push_back({from.rank, to.rank, LinkPurpose::gradients, bytes});
       } else if (from.slot.replica == to.slot.replica && (distance == 1 || distance == -1)) {
         links.push_back(
             {from.rank, to.rank, LinkPurpose::pipeline, layout.micro_batches * message});

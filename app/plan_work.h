@@ -41,7 +41,8 @@ struct Link {
   std::int64_t bytes = 0;
 };
 // Every pair of ranks that exchange anything. Gradients: each replica of g owns a g-th of its
-// stage's gradients; it gets the others' versions and sends them the sum.
+// stage's gradients; it gets the others' versions and sends them the sum. On GPUs: a ring, as NCCL
+// would by default.
 std::vector<Link> plan_links(const TrainConfig& config, const std::vector<RankMemory>& ranks);
 
 }  // namespace chaski

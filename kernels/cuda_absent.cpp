@@ -16,6 +16,10 @@ int num_cuda_devices() {
   return 0;
 }
 
+std::string cuda_device_address(int) {
+  return "";
+}
+
 bool is_built_with_cuda() {
   return false;
 }

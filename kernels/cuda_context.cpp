@@ -1,5 +1,6 @@
 #include "kernels/cuda_context.h"
 
+#include <array>
 #include <fmt/format.h>
 #include <stdexcept>
 
@@ -116,6 +117,13 @@ std::unique_ptr<DeviceBackend> create_cuda_backend(int ordinal) {
 int num_cuda_devices() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+std::string cuda_device_address(int ordinal) {
+  std::array<char, 32> address{};
+  cuda::check(cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), ordinal),
+              "asking for a device's address");
+  return address.data();
 }
 
 bool is_built_with_cuda() {

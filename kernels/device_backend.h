@@ -44,6 +44,8 @@ class DeviceBackend {
 // Defined by the CUDA house where it is built, else by cuda_absent.cpp.
 std::unique_ptr<DeviceBackend> create_cuda_backend(int ordinal);
 int num_cuda_devices();
+// Its place in the machine, whatever number it has for this process: a PCI address.
+std::string cuda_device_address(int ordinal);
 bool is_built_with_cuda();
 
 }  // namespace chaski

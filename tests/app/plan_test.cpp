@@ -161,6 +161,17 @@ PlanningMachine machine_with_gpu(std::int64_t memory_bytes = 0) {
   return machine;
 }
 
+TEST(Plan, GpusSumGradientsInARing) {
+  const TrainConfig config = settle_device(small_config(), gpu_in(Precision::bf16));
+  const TrainingPlan plan = make_plan(config, 4, machine_with_gpu());
+  ASSERT_EQ(plan.links.size(), 4u);
+  const std::int64_t gradients = plan.ranks[0].stage.bytes(MemoryCategory::gradients);
+  for (const Link& link : plan.links) {
+    EXPECT_EQ(link.to, (link.from + 1) % 4);
+    EXPECT_EQ(link.bytes, 2 * gradients * 3 / 4);
+  }
+}
+
 // Bytes for each parameter, by category.
 TEST(Plan, GpusHoldTheNumbersOfThePrecision) {
   const auto parameters = static_cast<double>(small_config().model.llama.num_parameters());

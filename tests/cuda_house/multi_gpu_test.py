@@ -131,5 +131,20 @@ class SeveralGpus(TrainingCase):
         self.assert_one_error(done, 2, "this host has 1 GPU", "2 processes")
 
 
+    def test_gpus_that_are_dealt_out_already(self):
+        # As job managers do: each process sees one GPU, which is number 0 for all of them.
+        self.train("cpu", processes=2, settings=on("cpu"))
+        wrapper = self.directory / "dealt"
+        for visible, works in (("$OMPI_COMM_WORLD_LOCAL_RANK", True), ("1", False)):
+            wrapper.write_text(f'#!/bin/sh\nCUDA_VISIBLE_DEVICES={visible} exec "{CHASKI}" "$@"\n')
+            wrapper.chmod(0o755)
+            name = "own" if works else "shared"
+            done = self.train(name, processes=2, settings=on("cuda", "fp32"), check=works, program=wrapper)
+            if works:
+                self.assert_close(name, "cpu", 1e-5)
+            else:
+                self.assert_one_error(done, 2, "this host has 1 GPU", "2 processes")
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

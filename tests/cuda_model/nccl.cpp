@@ -244,7 +244,9 @@ class Operation {
 std::string device_name() {
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
-  return std::string(host) + " " + std::to_string(current_device());
+  char address[32] = {};
+  cudaDeviceGetPCIBusId(address, sizeof address, current_device());
+  return std::string(host) + " " + address;
 }
 
 thread_local std::string last_error;

@@ -7,6 +7,9 @@
 #include <cstring>
 #include <cuda_runtime.h>
 #include <map>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "tests/cuda_model/control.h"
 #include "tests/cuda_model/grid.h"
@@ -20,12 +23,28 @@ namespace {
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local int chosen_device = 0;
 
-int num_devices() {
-  static const int count = [] {
+/// Those of the machine that this process may see, by their place there.
+const std::vector<int>& visible_devices() {
+  static const std::vector<int> devices = [] {
     const char* const text = std::getenv("CHASKI_CUDA_MODEL_DEVICES");
-    return text == nullptr ? 1 : std::clamp(std::atoi(text), 0, 16);
+    const int present = text == nullptr ? 1 : std::clamp(std::atoi(text), 0, 16);
+    const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    std::vector<int> result;
+    if (visible == nullptr) {
+      for (int device = 0; device < present; ++device) result.push_back(device);
+      return result;
+    }
+    std::istringstream list(visible);
+    for (std::string entry; std::getline(list, entry, ',');) {
+      if (std::stoi(entry) < present) result.push_back(std::stoi(entry));
+    }
+    return result;
   }();
-  return count;
+  return devices;
+}
+
+int num_devices() {
+  return static_cast<int>(visible_devices().size());
 }
 
 /// Dynamic shared memory that cudaFuncSetAttribute has allowed.
@@ -230,7 +249,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
   return call([&] {
     if (device < 0 || device >= num_devices()) return cudaErrorInvalidDevice;
-    std::snprintf(text, static_cast<std::size_t>(length), "0000:%02x:00.0", device);
+    const int place = visible_devices()[static_cast<std::size_t>(device)];
+    std::snprintf(text, static_cast<std::size_t>(length), "0000:%02x:00.0", place);
     return cudaSuccess;
   });
 }

@@ -115,16 +115,16 @@ class TrainingCase(unittest.TestCase):
     def setUp(self):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="case-", dir=self.workplace.path))
 
-    def command(self, name, *arguments, processes=0, settings=()):
+    def command(self, name, *arguments, processes=0, settings=(), program=CHASKI):
         """`chaski train` into directory/name; without mpirun where processes is 0."""
         config = self.directory / f"{name}.toml"
         config.write_text(CONFIG.format(output=self.directory / name, data=self.workplace.data))
         launcher = [*MPIRUN, "-n", processes] if processes else []
         sets = [part for setting in settings for part in ("--set", setting)]
-        return [str(part) for part in [*launcher, CHASKI, "train", config, *sets, *arguments]]
+        return [str(part) for part in [*launcher, program, "train", config, *sets, *arguments]]
 
-    def train(self, name, *arguments, processes=0, settings=(), check=True):
-        return run(self.command(name, *arguments, processes=processes, settings=settings), check=check)
+    def train(self, name, *arguments, check=True, **options):
+        return run(self.command(name, *arguments, **options), check=check)
 
     def start(self, *arguments, **options):
         return subprocess.Popen(self.command(*arguments, **options), env=launch_environment(), text=True,

@@ -59,7 +59,7 @@ if ! "$python" -c 'import torch, transformers' 2>/dev/null; then
   # The index of builds without CUDA, which are a tenth of the size and the same on a CPU.
   packages=(torch transformers)
   [ -z "$requirements" ] || packages=(-r "$requirements")
-  "$venv/bin/pip" install --quiet --extra-index-url https://download.pytorch.org/whl/cpu "${packages[@]}"
+  "$venv/bin/pip" install --quiet --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu "${packages[@]}"
 fi
 
 # run VARIANT COMMAND…: appends the JSON object that the command prints, with the variant's name.

@@ -2,8 +2,12 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
+#include <poll.h>
 #include <signal.h>
+#include <stdexcept>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -44,13 +48,19 @@ void on_signal(int number) {
 
 }  // namespace
 
-StopSignal::StopSignal() {
+StopSignal::StopSignal() : end_(eventfd(0, EFD_CLOEXEC)) {
+  if (end_ < 0)
+    throw std::runtime_error("signals cannot be waited for: too many open files (ulimit -n)");
   received = 0;
   received_at_ms = now_ms();
   const sigset_t set = stop_signals();
   receiver_ = std::thread([this, set] {
     pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-    ended_.acquire();
+    // Not a semaphore, which waits in a system call that ThreadSanitizer does not know: it would
+    // hold signals back until the thread makes another call.
+    pollfd end{end_, POLLIN, 0};
+    while (poll(&end, 1, -1) < 0 && errno == EINTR) {
+    }
   });
   pthread_sigmask(SIG_BLOCK, &set, &previous_mask_);
   struct sigaction action {};
@@ -66,8 +76,9 @@ StopSignal::~StopSignal() {
   for (std::size_t i = 0; i < kSignals.size(); ++i) {
     sigaction(kSignals[i], &previous_actions[i], nullptr);
   }
-  ended_.release();
+  eventfd_write(end_, 1);
   receiver_.join();
+  close(end_);
   pthread_sigmask(SIG_SETMASK, &previous_mask_, nullptr);
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <csignal>
-#include <semaphore>
 #include <thread>
 
 namespace chaski {
@@ -32,7 +31,7 @@ class StopSignal {
 
  private:
   sigset_t previous_mask_;
-  std::binary_semaphore ended_{0};
+  int end_;  // an eventfd: the receiver's end
   std::thread receiver_;
 };
 

@@ -204,7 +204,8 @@ void select_of_eight(const MocProblem& p, const Scratch& scratch) {
       const Keys other = __builtin_shuffle(keys, lane);
       before -= (other > keys) | ((other == keys) & (lane < kLane));
     }
-    const Keys rank = before;
+    std::int32_t rank[kBlock];
+    __builtin_memcpy(rank, &before, sizeof rank);
     std::uint32_t bits = 0;
     for (std::int64_t i = 0; i < kBlock; ++i) bits |= (rank[i] < 2 ? 1u : 0u) << i;
     const std::int64_t count = p.size - b * kBlock;

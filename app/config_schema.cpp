@@ -409,9 +409,10 @@ std::vector<ConfigKey> device_keys() {
                     "recompute_granularity"}},
       {.name = "tokens_per_pass",
        .field = field<&TrainConfig::device, &DeviceConfig::tokens_per_pass>,
-       .documentation = "where the whole model is in one process, a micro-batch goes through it in "
-                        "passes of as many rows as have this many tokens (at least one), which "
-                        "need memory for their own activations only; 0: in one pass",
+       .documentation =
+           "on a CPU, where the whole model is in one process, a micro-batch goes through it in "
+           "passes of as many rows as have this many tokens (at least one), which "
+           "need memory for their own activations only; 0: in one pass",
        .range = at_least(0),
        .synonyms = {"pass_tokens", "tokens_per_slice", "max_tokens"}},
   };

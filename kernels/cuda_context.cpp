@@ -1,6 +1,7 @@
 #include "kernels/cuda_context.h"
 
 #include <array>
+#include <cstdlib>
 #include <fmt/format.h>
 #include <stdexcept>
 
@@ -59,6 +60,9 @@ void check(cudaError_t status, const char* what) {
 }
 
 Context::Context(int ordinal) : ordinal_(ordinal) {
+  // Read when the first context is made: with the usual 8 queues of the hardware streams share
+  // some, and one that waits for another process would hold up one that does not.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || ordinal < 0 || ordinal >= count) refuse(ordinal, status);

@@ -252,33 +252,42 @@ MocRows row_of(const MocProblem& p, const MocRows& kept, std::int64_t row) {
           kept.product == nullptr ? nullptr : kept.product + at, kept.index + row * p.index_bytes};
 }
 
+// work(block, channels of it, those that are kept, how many were kept before it).
+template <typename Work>
+[[gnu::always_inline]] inline void for_each_block(const MocProblem& p, const std::uint16_t* bits,
+                                                  const Work& work) {
+  std::int64_t place = 0;
+  for (std::int64_t b = 0; b < num_blocks(p); ++b) {
+    const std::int64_t rest = p.size - b * kBlock;
+    work(b, rest < kBlock ? rest : kBlock, std::uint32_t{bits[b]}, place);
+    place += __builtin_popcount(bits[b]);
+  }
+}
+
 void forward_row(const MocProblem& p, const float* gates, const MocRows& kept, float* activation,
                  const Scratch& scratch) {
   select_row(p, gates, scratch);
   write_index(p, scratch, kept.index);
-  std::int64_t place = 0;
-  for (std::int64_t b = 0; b < num_blocks(p); ++b) {
-    const std::int64_t count = p.size - b * kBlock < kBlock ? p.size - b * kBlock : kBlock;
-    const std::uint32_t bits = scratch.bits[b];
-    Block gate;
-    Block up;
-    Block silu;
-    Block product;
-    load(gates + b * kBlock, count, gate);
-    load(gates + p.size + b * kBlock, count, up);
+  for_each_block(p, scratch.bits,
+                 [&](std::int64_t b, std::int64_t count, std::uint32_t bits, std::int64_t place) {
+                   Block gate;
+                   Block up;
+                   Block silu;
+                   Block product;
+                   load(gates + b * kBlock, count, gate);
+                   load(gates + p.size + b * kBlock, count, up);
 #pragma omp simd
-    for (std::int64_t i = 0; i < kBlock; ++i) {
-      silu.at[i] = gate.at[i] * sigmoid_of(gate.at[i]);
-      product.at[i] = silu.at[i] * up.at[i];
-    }
-    pack(kept.gate + place, bits, gate);
-    pack(kept.up + place, bits, up);
-    if (kept.silu != nullptr) pack(kept.silu + place, bits, silu);
-    if (kept.product != nullptr) pack(kept.product + place, bits, product);
-    zero_others(bits, product);
-    store(product, count, activation + b * kBlock);
-    place += __builtin_popcount(bits);
-  }
+                   for (std::int64_t i = 0; i < kBlock; ++i) {
+                     silu.at[i] = gate.at[i] * sigmoid_of(gate.at[i]);
+                     product.at[i] = silu.at[i] * up.at[i];
+                   }
+                   pack(kept.gate + place, bits, gate);
+                   pack(kept.up + place, bits, up);
+                   if (kept.silu != nullptr) pack(kept.silu + place, bits, silu);
+                   if (kept.product != nullptr) pack(kept.product + place, bits, product);
+                   zero_others(bits, product);
+                   store(product, count, activation + b * kBlock);
+                 });
 }
 
 void forward(const MocProblem& p, const float* gate_up, const MocRows& kept, float* activation,
@@ -298,33 +307,30 @@ void forward(const MocProblem& p, const float* gate_up, const MocRows& kept, flo
 void backward_row(const MocProblem& p, const MocRows& kept, const float* dactivation,
                   float* dgate_up, float* activation, const Scratch& scratch) {
   read_index(p, kept.index, scratch);
-  std::int64_t place = 0;
-  for (std::int64_t b = 0; b < num_blocks(p); ++b) {
-    const std::int64_t count = p.size - b * kBlock < kBlock ? p.size - b * kBlock : kBlock;
-    const std::uint32_t bits = scratch.bits[b];
-    Block gate;
-    Block up;
-    Block d;
-    Block dgate;
-    Block dup;
-    Block product;
-    unpack(kept.gate + place, bits, gate);
-    unpack(kept.up + place, bits, up);
-    load(dactivation + b * kBlock, count, d);
-    zero_others(bits, d);
+  for_each_block(p, scratch.bits,
+                 [&](std::int64_t b, std::int64_t count, std::uint32_t bits, std::int64_t place) {
+                   Block gate;
+                   Block up;
+                   Block d;
+                   Block dgate;
+                   Block dup;
+                   Block product;
+                   unpack(kept.gate + place, bits, gate);
+                   unpack(kept.up + place, bits, up);
+                   load(dactivation + b * kBlock, count, d);
+                   zero_others(bits, d);
 #pragma omp simd
-    for (std::int64_t i = 0; i < kBlock; ++i) {
-      const float sigmoid = sigmoid_of(gate.at[i]);
-      const float silu = gate.at[i] * sigmoid;
-      dgate.at[i] = d.at[i] * up.at[i] * (sigmoid + silu * (1.0f - sigmoid));
-      dup.at[i] = d.at[i] * silu;
-      product.at[i] = silu * up.at[i];
-    }
-    store(dgate, count, dgate_up + b * kBlock);
-    store(dup, count, dgate_up + p.size + b * kBlock);
-    if (activation != nullptr) store(product, count, activation + b * kBlock);
-    place += __builtin_popcount(bits);
-  }
+                   for (std::int64_t i = 0; i < kBlock; ++i) {
+                     const float sigmoid = sigmoid_of(gate.at[i]);
+                     const float silu = gate.at[i] * sigmoid;
+                     dgate.at[i] = d.at[i] * up.at[i] * (sigmoid + silu * (1.0f - sigmoid));
+                     dup.at[i] = d.at[i] * silu;
+                     product.at[i] = silu * up.at[i];
+                   }
+                   store(dgate, count, dgate_up + b * kBlock);
+                   store(dup, count, dgate_up + p.size + b * kBlock);
+                   if (activation != nullptr) store(product, count, activation + b * kBlock);
+                 });
 }
 
 void backward(const MocProblem& p, const MocRows& kept, const float* dactivation, float* dgate_up,
@@ -351,15 +357,9 @@ void count(const MocProblem& p, const MocRows& kept, std::int32_t* counts, std::
   }
 }
 
-void select(const MocProblem& p, const float* gates, std::uint16_t* channels, float* scratch) {
-  const Scratch mine = scratch_of(p, scratch, 0);
-  select_row(p, gates, mine);
-  list_channels(p, mine.bits, channels);
-}
-
 }  // namespace
 
-const MocKernels moc_kernels = {scratch_floats, forward, backward, count, select};
+const MocKernels moc_kernels = {scratch_floats, forward, backward, count};
 
 }  // namespace CHASKI_ISA_NAMESPACE
 }  // namespace chaski

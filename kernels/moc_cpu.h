@@ -34,9 +34,6 @@ struct MocKernels {
   // counts [size], positive [1].
   void (*count)(const MocProblem& problem, const MocRows& kept, std::int32_t* counts,
                 std::int32_t* positive, float* scratch, std::int64_t rows);
-  // The kept channels of one row of gates [size], ascending, to channels [keep].
-  void (*select)(const MocProblem& problem, const float* gates, std::uint16_t* channels,
-                 float* scratch);
 };
 CHASKI_DECLARE_KERNELS(MocKernels, moc_kernels)
 

@@ -1,12 +1,26 @@
 #include "app/bench_model.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "app/option_checks.h"
 
 namespace chaski {
+
+void add_choice(CLI::App& command, const char* option, ChoiceReference member,
+                std::vector<std::string> choices, const char* text) {
+  const auto set = [member, choices](const std::string& name) {
+    const auto found = std::find(choices.begin(), choices.end(), name);
+    member.set(member.member, static_cast<int>(found - choices.begin()));
+  };
+  command
+      .add_option_function<std::string>(option, set,
+                                        fmt::format("{}: {}", text, fmt::join(choices, ", ")))
+      ->check(one_of(choices))
+      ->default_str(choices.at(static_cast<std::size_t>(member.get(member.member))));
+}
 
 void BenchModel::add_to(CLI::App& command) {
   command
@@ -26,9 +40,21 @@ void BenchDevice::add_to(CLI::App& command) {
   add_precision_option(command, precision);
 }
 
+void BenchModel::add_ffn_to(CLI::App& command) {
+  add_choice(command, "--ffn", choice(ffn), {"swiglu", "moc"}, "As model.ffn");
+  command.add_option("--moc-keep", moc.keep, "As model.moc.keep, a count; 0: the default")
+      ->check(whole_number_between(0, MocShape::kMaxChannels));
+  add_choice(command, "--moc-pattern", choice(moc.pattern), {"topk", "2:8"},
+             "As model.moc.pattern");
+  add_choice(command, "--moc-selection", choice(moc.score), {"gate", "silu-magnitude"},
+             "As model.moc.selection");
+}
+
 LlamaConfig BenchModel::config() const {
   LlamaConfig config = llama_preset(preset);
   if (vocab_size > 0) config.vocab_size = vocab_size;
+  if (ffn == FeedForwardKind::moc) config.moc = moc;
+  config.resolve();
   return config;
 }
 

@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "app/config_schema.h"
 #include "app/device_choice.h"
 #include "kernels/device.h"
 #include "model/llama_config.h"
@@ -14,14 +16,22 @@ class App;
 
 namespace chaski {
 
+// Adds an option whose values number the names in `choices`. `member` must outlive `command`.
+void add_choice(CLI::App& command, const char* option, ChoiceReference member,
+                std::vector<std::string> choices, const char* text);
+
 // The model shape that a benchmark measures, and the device that it measures on.
 struct BenchModel {
   std::string preset = "llama-60m";
   std::int64_t vocab_size = 0;  // 0: the preset's
   int threads = 0;              // 0: all cores
+  FeedForwardKind ffn = FeedForwardKind::swiglu;
+  MocConfig moc;
 
   // Adds --preset, --vocab-size and --threads. This object must outlive `command`.
   void add_to(CLI::App& command);
+  // Adds --ffn, --moc-keep, --moc-pattern and --moc-selection.
+  void add_ffn_to(CLI::App& command);
   LlamaConfig config() const;
 };
 

@@ -73,7 +73,9 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   report["micro_batch"] = chosen.micro_batch;
   report["micro_batches"] = chosen.micro_batches;
   report["sequence_length"] = chosen.sequence_length;
-  report["activations"] = chosen.recompute ? "recompute" : "exact";
+  report["ffn"] = model.moc ? "moc" : "swiglu";
+  if (model.moc) report["moc_keep"] = model.moc->keep;
+  report["recompute"] = name_of(chosen.recompute);
   report["processes"] = communicator.size();
   report["threads_per_process"] = device->num_threads();
   report["instruction_set"] = name_of(cpu_isa());
@@ -167,7 +169,9 @@ void register_bench_train(CLI::App& bench) {
   command->add_option("--warmup-steps", options->warmup_steps, "Steps before measuring")
       ->check(whole_number_from(0))
       ->capture_default_str();
-  command->add_flag("--recompute", options->training.recompute, "Keep only the blocks' inputs");
+  options->training.model.add_ffn_to(*command);
+  add_choice(*command, "--recompute", choice(options->training.recompute),
+             {"none", "elementwise", "block"}, "As model.recompute");
   command->add_flag("--profile", options->profile,
                     "Run as many steps again and print where their time goes");
   add_json_option(*command, options->json);

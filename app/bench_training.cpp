@@ -18,10 +18,6 @@ LlamaConfig model_of(const BenchTrainingOptions& options) {
   return model;
 }
 
-ActivationPolicy policy_of(const BenchTrainingOptions& options) {
-  return options.recompute ? ActivationPolicy::recompute : ActivationPolicy::exact;
-}
-
 // The run that the benchmark is the steps of.
 TrainConfig config_of(const BenchTrainingOptions& options, int num_processes) {
   TrainConfig config;
@@ -31,7 +27,7 @@ TrainConfig config_of(const BenchTrainingOptions& options, int num_processes) {
   config.parallel.micro_batch = options.micro_batch;
   config.parallel.global_batch = options.micro_batch * options.micro_batches * num_processes;
   config.checkpoint.async = false;
-  config.device.activations = policy_of(options);
+  config.model.recompute = options.recompute;
   config.device.tokens_per_pass = options.tokens_per_pass;
   return config;
 }
@@ -62,7 +58,7 @@ BenchTraining::BenchTraining(Communicator& communicator, Device& device,
   const bool on_cpu = device.backend() == Backend::cpu;
   engine_options.tokens_per_pass = on_cpu ? options.tokens_per_pass : 0;
   engine_options.precision = options.choose_device(communicator).precision;
-  engine_options.policy = policy_of(options);
+  engine_options.recompute = options.recompute;
   engine_ = std::make_unique<StepEngine>(communicator, device, engine_options);
   engine_->stage().initialize(1);
   std::mt19937 generator(1);

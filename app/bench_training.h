@@ -22,7 +22,7 @@ struct BenchTrainingOptions {
   int micro_batches = 1;
   std::int64_t sequence_length = 256;
   std::int64_t tokens_per_pass = kTokensPerPass;
-  bool recompute = false;
+  Recompute recompute = Recompute::elementwise;
   std::string device = "auto";
   std::string precision = "auto";
   bool no_graphs = false;

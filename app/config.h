@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,12 +34,36 @@ struct RunConfig {
   bool operator==(const RunConfig&) const = default;
 };
 
-enum class FeedForwardKind { swiglu };
+enum class FeedForwardKind { swiglu, moc };
+
+// A number of things, or a share of all there are.
+struct CountOrRatio {
+  std::int64_t count = 0;
+  double ratio = 0.0;  // 0: the count is meant
+
+  bool operator==(const CountOrRatio&) const = default;
+};
+
+enum class MocIndexChoice { automatic, uint16, bitmap };
+
+// [model.moc]
+struct MocTable {
+  CountOrRatio keep;  // a count once resolved
+  MocPattern pattern = MocPattern::topk;
+  MocScore selection = MocScore::gate;
+  MocIndexChoice index = MocIndexChoice::automatic;
+
+  bool operator==(const MocTable&) const = default;
+};
 
 struct ModelConfig {
   std::string preset;  // empty: the shape is given key by key
-  LlamaConfig llama;   // resolved
+  LlamaConfig llama;   // resolved; its moc follows from `ffn` and `moc`
   FeedForwardKind ffn = FeedForwardKind::swiglu;
+  MocTable moc;
+  Recompute recompute = Recompute::elementwise;
+
+  std::optional<MocIndex> moc_index() const;
 
   bool operator==(const ModelConfig&) const = default;
 };
@@ -131,7 +156,6 @@ struct DeviceConfig {
   PrecisionChoice precision = PrecisionChoice::automatic;
   bool stochastic_rounding = false;
   bool graphs = true;
-  ActivationPolicy activations = ActivationPolicy::exact;
   std::int64_t tokens_per_pass = kTokensPerPass;
 
   bool operator==(const DeviceConfig&) const = default;

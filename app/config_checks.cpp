@@ -181,6 +181,17 @@ RunFiles resolve_files(const TrainConfig& config) {
   return files;
 }
 
+std::optional<MocIndex> ModelConfig::moc_index() const {
+  switch (moc.index) {
+    case MocIndexChoice::uint16:
+      return MocIndex::uint16;
+    case MocIndexChoice::bitmap:
+      return MocIndex::bitmap;
+    default:
+      return std::nullopt;
+  }
+}
+
 AdamWOptions TrainConfig::adamw_options() const {
   return {.beta1 = optimizer.betas[0],
           .beta2 = optimizer.betas[1],

@@ -120,6 +120,7 @@ std::string ConfigKey::type_text() const {
                  [](bool*) { return "true or false"; }, [](std::string*) { return "a string"; },
                  [](std::vector<std::string>*) { return "a string or an array of strings"; },
                  [](std::array<double, 2>*) { return "an array of two numbers"; },
+                 [](CountOrRatio*) { return "a count or a share"; },
                  [](ChoiceReference) { return "a string"; }},
       field(config));
 }
@@ -143,6 +144,10 @@ std::string ConfigKey::value_text(const TrainConfig& config) const {
                                  [](std::array<double, 2>* value) {
                                    return fmt::format("[{}, {}]", double_to_toml((*value)[0]),
                                                       double_to_toml((*value)[1]));
+                                 },
+                                 [](CountOrRatio* value) {
+                                   return value->ratio > 0.0 ? double_to_toml(value->ratio)
+                                                             : fmt::format("{}", value->count);
                                  },
                                  [this](ChoiceReference reference) {
                                    return quote_toml(choices.at(

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <deque>
 #include <filesystem>
@@ -69,7 +70,7 @@ class ConfigReader {
     const ConfigOrigin origin = "--set " + argument;
     const std::size_t equals = argument.find('=');
     const std::string name = argument.substr(0, equals);
-    const std::size_t dot = name.find('.');
+    const std::size_t dot = name.rfind('.');
     if (equals == std::string::npos || dot == std::string::npos) {
       refuse_config(origin, "this is not of the form table.key=value",
                     "for example --set optimizer.lr=0.001");
@@ -113,10 +114,15 @@ class ConfigReader {
     return fmt::format("{}:{}", source_, line);
   }
 
-  void require_table(const std::string& name, const ConfigOrigin& origin) const {
+  static bool has_table(const std::string& name) {
     for (const ConfigTable& table : config_tables()) {
-      if (table.name == name) return;
+      if (table.name == name) return true;
     }
+    return false;
+  }
+
+  void require_table(const std::string& name, const ConfigOrigin& origin) const {
+    if (has_table(name)) return;
     refuse_config(origin, fmt::format("unknown table [{}]", name), hint_for_unknown_table(name));
   }
 
@@ -138,8 +144,13 @@ class ConfigReader {
       const std::string key_name(name.str());
       const ConfigKey* key = find_config_key(table_name + "." + key_name);
       if (!key && node.is_table()) {
-        refuse_config(key_origin, fmt::format("unknown table [{}.{}]", table_name, key_name),
-                      hint_for_unknown_key(table_name, key_name));
+        const std::string inner = table_name + "." + key_name;
+        if (has_table(inner)) {
+          read_table(inner, *node.as_table(), key_origin);
+          continue;
+        }
+        refuse_config(key_origin, fmt::format("unknown table [{}]", inner),
+                      hint_for_unknown_table(inner));
       }
       given_[&require_key(table_name, key_name, key_origin)] = {&node, key_origin};
     }
@@ -201,7 +212,9 @@ class ConfigReader {
 
   void resolve(TrainConfig& config) const {
     require_shape(config);
+    resolve_moc(config.model);
     config.model.llama.resolve();
+    if (config.model.llama.moc) config.model.moc.keep.count = config.model.llama.moc->keep;
     if (config.run.output.empty()) config.run.output = "runs/" + config.run.name;
     ScheduleConfig& schedule = config.schedule;
     if (!is_given("schedule.steps")) {
@@ -212,6 +225,29 @@ class ConfigReader {
     if (!is_given("schedule.warmup_steps")) schedule.warmup_steps = schedule.steps / 10;
     if (!is_given("schedule.decay_steps") && schedule.kind == DecayKind::warmup_stable_decay) {
       schedule.decay_steps = schedule.steps / 5;
+    }
+  }
+
+  void resolve_moc(ModelConfig& model) const {
+    if (model.ffn != FeedForwardKind::moc) return refuse_moc_keys();
+    CountOrRatio& keep = model.moc.keep;
+    if (keep.ratio > 0.0) {
+      const auto channels = static_cast<double>(model.llama.intermediate_size);
+      keep = {.count = std::max<std::int64_t>(1, std::llround(keep.ratio * channels))};
+    }
+    model.llama.moc = MocConfig{keep.count, model.moc.pattern, model.moc.selection};
+  }
+
+  // What would have no effect.
+  void refuse_moc_keys() const {
+    for (const auto& [key, value] : given_) {
+      TrainConfig unset;
+      TrainConfig set;
+      assign_config_value(set, *key, *value.node, value.origin);
+      if (key->table != "model.moc" || unset == set) continue;
+      throw std::invalid_argument(
+          fmt::format("{} has no effect with model.ffn = \"swiglu\"\nhint: set model.ffn = \"moc\"",
+                      key->dotted_name()));
     }
   }
 

@@ -29,6 +29,15 @@ ConfigField field(TrainConfig& config) {
   }
 }
 template <auto Member>
+ConfigField moc_field(TrainConfig& config) {
+  auto& member = config.model.moc.*Member;
+  if constexpr (std::is_enum_v<std::remove_reference_t<decltype(member)>>) {
+    return choice(member);
+  } else {
+    return &member;
+  }
+}
+template <auto Member>
 ConfigField shape_field(TrainConfig& config) {
   return &(config.model.llama.*Member);
 }
@@ -148,9 +157,49 @@ std::vector<ConfigKey> model_keys() {
        .synonyms = {"init_std", "init_method_std"}},
       {.name = "ffn",
        .field = field<&TrainConfig::model, &ModelConfig::ffn>,
-       .documentation = "kind of feed-forward network",
-       .choices = {"swiglu"},
-       .synonyms = {"hidden_act", "activation", "mlp"}},
+       .documentation = "kind of feed-forward network; moc, Mixture-of-Channels: a SwiGLU of which "
+                        "each token uses the channels with the largest gates",
+       .choices = {"swiglu", "moc"},
+       .synonyms = {"hidden_act", "activation", "mlp", "feed_forward"}},
+      {.name = "recompute",
+       .field = field<&TrainConfig::model, &ModelConfig::recompute>,
+       .documentation = "what the backward pass computes again instead of keeping it: elementwise, "
+                        "the activations of the feed-forward network between its products; block, "
+                        "all but the input of each block; none: no activation of the feed-forward "
+                        "network",
+       .choices = {"none", "elementwise", "block"},
+       .synonyms = {"activations", "activation_checkpointing", "gradient_checkpointing",
+                    "recompute_granularity", "recompute_elementwise", "checkpoint_activations"}},
+  };
+}
+
+std::vector<ConfigKey> moc_keys() {
+  return {
+      {.name = "keep",
+       .field = moc_field<&MocTable::keep>,
+       .documentation = "channels that a token uses: a count, or, written with a point, a share of "
+                        "intermediate_size",
+       .default_text = "hidden_size / 2; with pattern = \"2:8\" what that keeps",
+       .synonyms = {"k", "top_k", "topk", "num_channels", "keep_ratio"}},
+      {.name = "pattern",
+       .field = moc_field<&MocTable::pattern>,
+       .documentation = "topk: the largest of all channels; 2:8: the two largest of each eight "
+                        "neighbours (at most two of a shorter group at the end)",
+       .choices = {"topk", "2:8"},
+       .synonyms = {"structure", "sparsity"}},
+      {.name = "selection",
+       .field = moc_field<&MocTable::selection>,
+       .documentation =
+           "what the largest is of: the signed gate before SiLU, or, for ablations, the "
+           "magnitude of SiLU",
+       .choices = {"gate", "silu-magnitude"},
+       .synonyms = {"score", "criterion"}},
+      {.name = "index",
+       .field = moc_field<&MocTable::index>,
+       .documentation = "how the channels of a token are kept for the backward pass: two bytes for "
+                        "each that it uses, a bit for each that there is, or whichever is less",
+       .choices = {"auto", "uint16", "bitmap"},
+       .synonyms = {"index_dtype", "index_type"}},
   };
 }
 
@@ -400,13 +449,6 @@ std::vector<ConfigKey> device_keys() {
        .documentation = "hand a GPU each block's ops as one CUDA graph, once they have run twice "
                         "with the same operands; the numbers are the same bit by bit",
        .synonyms = {"cuda_graphs", "cuda_graph", "use_cuda_graph", "capture"}},
-      {.name = "activations",
-       .field = field<&TrainConfig::device, &DeviceConfig::activations>,
-       .documentation = "kept from the forward for the backward pass: exact, all that is not "
-                        "cheaply recomputed; recompute, only the input of each block",
-       .choices = {"exact", "recompute"},
-       .synonyms = {"recompute", "activation_checkpointing", "gradient_checkpointing",
-                    "recompute_granularity"}},
       {.name = "tokens_per_pass",
        .field = field<&TrainConfig::device, &DeviceConfig::tokens_per_pass>,
        .documentation =
@@ -422,6 +464,7 @@ std::vector<ConfigKey> all_keys() {
   std::vector<std::pair<const char*, std::vector<ConfigKey>>> tables = {
       {"run", run_keys()},
       {"model", model_keys()},
+      {"model.moc", moc_keys()},
       {"data", data_keys()},
       {"optimizer", optimizer_keys()},
       {"schedule", schedule_keys()},
@@ -448,6 +491,7 @@ const std::vector<ConfigTable>& config_tables() {
   static const std::vector<ConfigTable> tables = {
       {"run", "The run as a whole"},
       {"model", "The shape of the LLaMA model, in Hugging Face's terms"},
+      {"model.moc", "Mixture-of-Channels, with model.ffn = \"moc\""},
       {"data", "What is read"},
       {"optimizer", "How weights are updated"},
       {"schedule", "How long, and with which learning rates"},

@@ -30,7 +30,7 @@ ChoiceReference choice(Enum& member) {
 // The member of a TrainConfig that a key sets.
 using ConfigField =
     std::variant<std::int64_t*, double*, bool*, std::string*, std::vector<std::string>*,
-                 std::array<double, 2>*, ChoiceReference>;
+                 std::array<double, 2>*, CountOrRatio*, ChoiceReference>;
 
 // Allowed values of a number, or of each number of an array.
 struct ConfigRange {
@@ -47,7 +47,7 @@ struct ConfigRange {
 };
 
 struct ConfigKey {
-  std::string table{};
+  std::string table{};  // dotted where it stands in another: "model.moc"
   std::string name{};
   ConfigField (*field)(TrainConfig& config) = nullptr;
   std::string documentation{};  // without a full stop

@@ -64,6 +64,8 @@ std::string double_to_toml(double value) {
 std::string to_toml(const TrainConfig& config, bool comments) {
   std::string text;
   for (const ConfigTable& table : config_tables()) {
+    // Refused where it has no effect.
+    if (table.name == "model.moc" && config.model.ffn != FeedForwardKind::moc) continue;
     if (!text.empty()) text += "\n";
     if (comments) text += fmt::format("# {}.\n", table.documentation);
     text += fmt::format("[{}]\n", table.name);

@@ -73,6 +73,17 @@ class Assignment {
     if (!array || array->size() != 2) fail_type();
     for (std::size_t i = 0; i < 2; ++i) (*member)[i] = number(*array->get(i));
   }
+  void operator()(CountOrRatio* member) const {
+    if (const auto* count = node_.as_integer()) {
+      if (count->get() < 1) fail_share(fmt::format("{}", count->get()));
+      *member = {.count = count->get()};
+      return;
+    }
+    const auto* ratio = node_.as_floating_point();
+    if (!ratio) fail_type();
+    if (!(ratio->get() > 0.0 && ratio->get() <= 1.0)) fail_share(double_to_toml(ratio->get()));
+    *member = {.ratio = ratio->get()};
+  }
   void operator()(ChoiceReference reference) const {
     reference.set(reference.member, choice_index(string(node_)));
   }
@@ -89,6 +100,15 @@ class Assignment {
                   fmt::format("{} is {} but must be {}", key_.dotted_name(), describe(node_),
                               key_.type_text()),
                   hint);
+  }
+
+  [[noreturn]] void fail_share(const std::string& value) const {
+    refuse_config(
+        origin_,
+        fmt::format("{} is {} but must be a count of at least 1, or a share above 0.0 and "
+                    "at most 1.0",
+                    key_.dotted_name(), value),
+        "numbers with a point are shares: 1 is a count, 1.0 is all");
   }
 
   double number(const toml::node& node) const {

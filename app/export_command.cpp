@@ -98,6 +98,14 @@ void prepare_directory(const ExportArguments& arguments) {
   create_directories(posix_file_system(), arguments.out);
 }
 
+void warn_of_what_others_do_not_know(const LlamaConfig& model) {
+  if (!model.moc) return;
+  fmt::print(stderr,
+             "chaski: warning: other programs run this model dense: they do not know "
+             "mixture_of_channels of its config.json, by which {} of {} channels are used\n",
+             model.moc->keep, model.intermediate_size);
+}
+
 void warn_of_what_others_refuse(const LlamaConfig& model) {
   if (model.hidden_size % model.num_heads == 0) return;
   fmt::print(
@@ -131,6 +139,7 @@ void run_export(const ExportArguments& arguments) {
   write("config.json",
         huggingface_config(metadata.model, special, options.bf16 ? "bfloat16" : "float32"));
   warn_of_what_others_refuse(metadata.model);
+  warn_of_what_others_do_not_know(metadata.model);
   fmt::print("checkpoint  {} (step {})\nexported    {}: {}\n", checkpoint.path(), metadata.step,
              arguments.out, fmt::join(names, ", "));
 }

@@ -19,17 +19,24 @@ Json dims_of(const Shape& shape) {
 }
 
 Json model_of(const LlamaConfig& model) {
-  return {{"hidden_size", model.hidden_size},
-          {"intermediate_size", model.intermediate_size},
-          {"num_layers", model.num_layers},
-          {"num_heads", model.num_heads},
-          {"num_kv_heads", model.num_kv_heads},
-          {"head_dim", model.head_dim},
-          {"vocab_size", model.vocab_size},
-          {"max_position_embeddings", model.max_position_embeddings},
-          {"rope_theta", model.rope_theta},
-          {"rms_norm_eps", model.rms_norm_eps},
-          {"tie_embeddings", model.tie_embeddings}};
+  Json json{{"hidden_size", model.hidden_size},
+            {"intermediate_size", model.intermediate_size},
+            {"num_layers", model.num_layers},
+            {"num_heads", model.num_heads},
+            {"num_kv_heads", model.num_kv_heads},
+            {"head_dim", model.head_dim},
+            {"vocab_size", model.vocab_size},
+            {"max_position_embeddings", model.max_position_embeddings},
+            {"rope_theta", model.rope_theta},
+            {"rms_norm_eps", model.rms_norm_eps},
+            {"tie_embeddings", model.tie_embeddings}};
+  json["ffn"] = model.moc ? "moc" : "swiglu";
+  if (model.moc) {
+    json["moc"] = {{"keep", model.moc->keep},
+                   {"pattern", name_of(model.moc->pattern)},
+                   {"selection", name_of(model.moc->score)}};
+  }
+  return json;
 }
 
 // All checkpoints beside the one that was found, if `path` is no checkpoint itself.

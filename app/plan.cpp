@@ -42,10 +42,9 @@ Neighbour with_longer_sequence(const TrainConfig& config, int num_processes) {
 
 Neighbour with_other_policy(const TrainConfig& config, int num_processes) {
   Neighbour result{"", config, num_processes};
-  const bool recomputes = config.device.activations == ActivationPolicy::recompute;
-  result.config.device.activations =
-      recomputes ? ActivationPolicy::exact : ActivationPolicy::recompute;
-  result.change = recomputes ? "activations \"exact\"" : "activations \"recompute\"";
+  const bool recomputes = config.model.recompute == Recompute::block;
+  result.config.model.recompute = recomputes ? Recompute::elementwise : Recompute::block;
+  result.change = recomputes ? "recompute \"elementwise\"" : "recompute \"block\"";
   return result;
 }
 

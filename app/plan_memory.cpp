@@ -72,7 +72,8 @@ RankMemory plan_stage(Device& device, const TrainConfig& config, const RunLayout
   StageOptions options;
   options.micro_batch = passes_of(config).rows;
   options.sequence_length = config.data.sequence_length;
-  options.policy = config.device.activations;
+  options.recompute = config.model.recompute;
+  options.moc_index = config.model.moc_index();
   options.precision = precision_of(config);
   options.micro_batches_in_flight =
       max_in_flight(parallel.schedule, stage, static_cast<int>(layout.num_stages),

@@ -124,7 +124,7 @@ StageWork plan_work(const TrainConfig& config, const RankMemory& rank) {
   StageWork work;
   work.forward = forward_of_blocks(config, false) * layers;
   work.backward = backward_of_blocks(config) * layers;
-  if (config.device.activations == ActivationPolicy::recompute) {
+  if (config.model.recompute == Recompute::block) {
     work.backward += forward_of_blocks(config, true) * layers;
   }
   if (rank.range.has_embedding) {

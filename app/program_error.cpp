@@ -79,7 +79,7 @@ const char* hint_against(int error_number) {
 ProgramError describe_error(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error)) {
     return {"there is not enough memory",
-            "a smaller parallel.micro_batch, or device.activations = \"recompute\", needs less",
+            "a smaller parallel.micro_batch, or model.recompute = \"block\", needs less",
             kRunFailed};
   }
   if (dynamic_cast<const std::invalid_argument*>(&error)) return split(error.what(), kWrongInput);

@@ -31,7 +31,8 @@ StepEngine::StepEngine(Communicator& communicator, Device& device, const StepEng
   StageOptions stage_options;
   stage_options.micro_batch = passes_.rows;
   stage_options.sequence_length = options.sequence_length;
-  stage_options.policy = options.policy;
+  stage_options.recompute = options.recompute;
+  stage_options.moc_index = options.moc_index;
   stage_options.precision = options.precision;
   stage_options.micro_batches_in_flight =
       max_in_flight(options.schedule, slot_.stage, options.num_stages, options.micro_batches);

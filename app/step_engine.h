@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -29,7 +30,8 @@ struct StepEngineOptions {
   std::int64_t micro_batch = 1;
   std::int64_t sequence_length = 1;
   std::int64_t tokens_per_pass = kTokensPerPass;
-  ActivationPolicy policy = ActivationPolicy::exact;
+  Recompute recompute = Recompute::elementwise;
+  std::optional<MocIndex> moc_index = std::nullopt;
   Precision precision = Precision::fp32;
   ScheduleKind schedule = ScheduleKind::one_f_one_b;
   GradientReducerOptions reducer;

@@ -83,6 +83,14 @@ std::string describe_memory(const MemoryUsage& memory) {
   return text;
 }
 
+std::string describe_ffn(const LlamaConfig& model) {
+  if (!model.moc) return fmt::format("FFN {}", model.intermediate_size);
+  const MocConfig& moc = *model.moc;
+  return fmt::format("FFN {} of {} channels ({}{})", moc.keep, model.intermediate_size,
+                     name_of(moc.pattern),
+                     moc.score == MocScore::gate ? "" : fmt::format(", {}", name_of(moc.score)));
+}
+
 bool has_validation_part(const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
     if (!TokenFile::open(path)->has_part(Part::validation)) return false;
@@ -137,11 +145,10 @@ void TrainingRun::check_memory() {
   if (device_choice_.backend != Backend::cpu) return;
   check_memory_of_run(
       config_, communicator_, threads_for_process(communicator_, config_.run.threads),
-      fmt::format("a smaller parallel.micro_batch or data.sequence_length{} needs less; `chaski "
-                  "plan` shows what takes how much",
-                  config_.device.activations == ActivationPolicy::recompute
-                      ? ""
-                      : ", or device.activations = \"recompute\","));
+      fmt::format(
+          "a smaller parallel.micro_batch or data.sequence_length{} needs less; `chaski "
+          "plan` shows what takes how much",
+          config_.model.recompute == Recompute::block ? "" : ", or model.recompute = \"block\","));
 }
 
 // Decides what to begin from, on rank 0 alone: it owns the output directory.
@@ -199,7 +206,8 @@ void TrainingRun::create_model() {
   options.sequence_length = config_.data.sequence_length;
   options.tokens_per_pass =
       device_choice_.backend == Backend::cpu ? config_.device.tokens_per_pass : 0;
-  options.policy = config_.device.activations;
+  options.recompute = config_.model.recompute;
+  options.moc_index = config_.model.moc_index();
   options.precision = device_choice_.precision;
   options.schedule = config_.parallel.schedule;
   options.reducer.bucket_bytes = static_cast<std::int64_t>(config_.parallel.bucket_mb * (1 << 20));
@@ -226,6 +234,30 @@ void TrainingRun::create_model() {
   }
 }
 
+// Weights may be taken over by a model of the same shape that uses other channels of its FFN.
+void TrainingRun::check_saved_model(const LlamaConfig& saved) const {
+  const LlamaConfig& model = config_.model.llama;
+  LlamaConfig with_our_channels = saved;
+  with_our_channels.moc = model.moc;
+  if (!(with_our_channels == model)) {
+    throw std::invalid_argument(
+        fmt::format("{} is a checkpoint of another model: its shape differs from [model] of the "
+                    "config\nhint: `chaski inspect {}` shows it",
+                    checkpoint_, checkpoint_));
+  }
+  if (saved.moc == model.moc) return;
+  if (options_.init_from.empty()) {
+    throw std::invalid_argument(
+        fmt::format("{} was trained with {}, but the config wants {}\nhint: set model.ffn as it "
+                    "was, or begin a new run with --init-from {}",
+                    checkpoint_, describe_ffn(saved), describe_ffn(model), checkpoint_));
+  }
+  if (is_root()) {
+    fmt::print(stderr, "chaski: warning: {} was trained with {}; goes on with {}\n", checkpoint_,
+               describe_ffn(saved), describe_ffn(model));
+  }
+}
+
 void TrainingRun::load_checkpoint() {
   if (checkpoint_.empty()) {
     engine_->stage().initialize(static_cast<std::uint64_t>(config_.run.seed));
@@ -233,12 +265,7 @@ void TrainingRun::load_checkpoint() {
   }
   const CheckpointReader reader(checkpoint_, Verification::sizes);
   const CheckpointMetadata& saved = reader.metadata();
-  if (!(saved.model == config_.model.llama)) {
-    throw std::invalid_argument(
-        fmt::format("{} is a checkpoint of another model: its shape differs from [model] of the "
-                    "config\nhint: `chaski inspect {}` shows it",
-                    checkpoint_, checkpoint_));
-  }
+  check_saved_model(saved.model);
   if (!saved.tokenizer_fingerprint.empty()) {
     check_tokenizer(training_data_->stream(), saved.tokenizer_fingerprint,
                     "the checkpoint " + checkpoint_);
@@ -332,10 +359,10 @@ void TrainingRun::print_start() const {
                    config_.parallel.micro_batch, config_.data.sequence_length));
   line("precision", describe_precision(device_choice_));
   line("model",
-       fmt::format("{} parameters: {}, hidden {}, FFN {}, heads {}/{} of {}, vocabulary {}{}",
+       fmt::format("{} parameters: {}, hidden {}, {}, heads {}/{} of {}, vocabulary {}{}",
                    format_count(static_cast<double>(model.num_parameters())),
                    format_number_of(model.num_layers, "layer"), model.hidden_size,
-                   model.intermediate_size, model.num_heads, model.num_kv_heads, model.head_dim,
+                   describe_ffn(model), model.num_heads, model.num_kv_heads, model.head_dim,
                    model.vocab_size, model.tie_embeddings ? ", tied head" : ""));
   const TokenStream& stream = training_data_->stream();
   line("data",

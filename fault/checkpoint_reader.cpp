@@ -140,6 +140,14 @@ void CheckpointReader::check_model(const LlamaConfig& model) const {
   check("rope_theta", stored.rope_theta, model.rope_theta);
   check("rms_norm_eps", stored.rms_norm_eps, model.rms_norm_eps);
   check("tie_embeddings", stored.tie_embeddings, model.tie_embeddings);
+  check("ffn", std::string(stored.moc ? "moc" : "swiglu"),
+        std::string(model.moc ? "moc" : "swiglu"));
+  if (!stored.moc) return;
+  check("moc.keep", stored.moc->keep, model.moc->keep);
+  check("moc.pattern", std::string(name_of(stored.moc->pattern)),
+        std::string(name_of(model.moc->pattern)));
+  check("moc.selection", std::string(name_of(stored.moc->score)),
+        std::string(name_of(model.moc->score)));
 }
 
 void CheckpointReader::read_weights(ParameterSet& parameters, Extent extent) const {

@@ -49,7 +49,28 @@ MocRows rows_of(const MocKept& kept) {
           kept.product ? kept.product.f32() : nullptr, kept.index.as<std::uint8_t>()};
 }
 
+int threads_of(const Device& device, const MocShape& shape, std::int64_t rows) {
+  return threads_for(device, rows * shape.intermediate_size);
+}
+
+// Of a thread.
+std::int64_t scratch_floats(const MocShape& shape) {
+  return CHASKI_CPU_KERNELS(moc_kernels).scratch_floats(problem_of(shape));
+}
+
 }  // namespace
+
+const char* name_of(MocPattern pattern) {
+  return pattern == MocPattern::topk ? "topk" : "2:8";
+}
+
+const char* name_of(MocScore score) {
+  return score == MocScore::gate ? "gate" : "silu-magnitude";
+}
+
+const char* name_of(MocIndex index) {
+  return index == MocIndex::uint16 ? "uint16" : "bitmap";
+}
 
 std::int64_t MocShape::kept_of_eight(std::int64_t intermediate_size) {
   return 2 * (intermediate_size / 8) + std::min<std::int64_t>(2, intermediate_size % 8);
@@ -76,9 +97,9 @@ void moc_forward(const MocShape& shape, const Tensor& gate_up, const MocKept& ke
   CHASKI_CUDA_OP(device, moc_forward(shape, gate_up, kept, activation));
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
   const MocProblem problem = problem_of(shape);
-  const int threads = threads_for(device, rows * shape.intermediate_size);
+  const int threads = threads_of(device, shape, rows);
   Workspace::Frame frame(device);
-  const Tensor scratch = frame.f32({threads * cpu.scratch_floats(problem)});
+  const Tensor scratch = frame.f32({threads * scratch_floats(shape)});
   cpu.forward(problem, gate_up.f32(), rows_of(kept), activation.f32(), scratch.f32(), rows,
               threads);
 }
@@ -97,11 +118,17 @@ void moc_backward(const MocShape& shape, const MocKept& kept, const Tensor& dact
   CHASKI_CUDA_OP(device, moc_backward(shape, kept, dactivation, dgate_up, activation));
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
   const MocProblem problem = problem_of(shape);
-  const int threads = threads_for(device, rows * shape.intermediate_size);
+  const int threads = threads_of(device, shape, rows);
   Workspace::Frame frame(device);
-  const Tensor scratch = frame.f32({threads * cpu.scratch_floats(problem)});
+  const Tensor scratch = frame.f32({threads * scratch_floats(shape)});
   cpu.backward(problem, rows_of(kept), dactivation.f32(), dgate_up.f32(),
                activation ? activation.f32() : nullptr, scratch.f32(), rows, threads);
+}
+
+std::int64_t moc_workspace_bytes(const Device& device, const MocShape& shape, std::int64_t rows) {
+  if (device.backend() == Backend::cuda) return 0;
+  return charged_bytes(threads_of(device, shape, rows) * scratch_floats(shape) *
+                       static_cast<std::int64_t>(sizeof(float)));
 }
 
 void moc_count(const MocShape& shape, const MocKept& kept, const Tensor& counts,
@@ -117,7 +144,7 @@ void moc_count(const MocShape& shape, const MocKept& kept, const Tensor& counts,
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
   const MocProblem problem = problem_of(shape);
   Workspace::Frame frame(device);
-  const Tensor scratch = frame.f32({cpu.scratch_floats(problem)});
+  const Tensor scratch = frame.f32({scratch_floats(shape)});
   cpu.count(problem, rows_of(kept), counts.i32(), positive.i32(), scratch.f32(), rows);
 }
 

@@ -15,16 +15,19 @@ enum class MocPattern {
   topk,          // the largest of all channels
   two_of_eight,  // the two largest of each eight neighbours, fewer in a shorter group at the end
 };
+const char* name_of(MocPattern pattern);  // "topk", "2:8"
 // What "largest" compares.
 enum class MocScore {
   gate,            // the signed gate before SiLU
   silu_magnitude,  // |SiLU(gate)|, for ablations
 };
+const char* name_of(MocScore score);  // "gate", "silu-magnitude"
 // How the kept channels of a token are stored.
 enum class MocIndex {
   uint16,  // 2 · keep bytes: the channels in ascending order
   bitmap,  // a bit for each channel
 };
+const char* name_of(MocIndex index);  // "uint16", "bitmap"
 
 struct MocShape {
   std::int64_t intermediate_size = 0;  // I, at most kMaxChannels
@@ -61,6 +64,9 @@ void moc_forward(const MocShape& shape, const Tensor& gate_up, const MocKept& ke
 // may be dactivation; empty: not wanted.
 void moc_backward(const MocShape& shape, const MocKept& kept, const Tensor& dactivation,
                   const Tensor& dgate_up, const Tensor& activation);
+
+// Bytes of workspace that moc_forward and moc_backward take at most for so many tokens.
+std::int64_t moc_workspace_bytes(const Device& device, const MocShape& shape, std::int64_t rows);
 
 // Adds to counts [I] i32 how many of the kept tokens selected each channel and to positive [1] i32
 // how many kept gates are positive.

@@ -5,7 +5,6 @@
 #include "kernels/elementwise.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rotary.h"
-#include "kernels/swiglu.h"
 
 namespace chaski {
 
@@ -19,13 +18,18 @@ BlockActivations BlockActivations::narrowed(std::int64_t num_tokens) const {
   const std::int64_t num_heads = log_sum_exp.num_elements() / input.dim(0);
   result.log_sum_exp = log_sum_exp.rows(0, num_tokens * num_heads);
   result.middle = narrow(middle);
-  result.ffn_inverse_rms = narrow(ffn_inverse_rms);
-  result.gate_up = narrow(gate_up);
+  result.ffn = ffn.rows(0, num_tokens);
   return result;
 }
 
-Block::Block(const LlamaConfig& config, std::int64_t layer, ParameterSet& parameters)
-    : config_(config), parameters_(&parameters), first_(parameters.size()) {
+Block::Block(const LlamaConfig& config, std::int64_t layer, std::optional<MocIndex> index,
+             ParameterSet& parameters)
+    : config_(config),
+      parameters_(&parameters),
+      first_(parameters.size()),
+      qkv_(parameters, first_ + kQuery, 3),
+      attention_output_(parameters, first_ + kAttentionOutput, 1),
+      ffn_(config, index, parameters, first_ + kFfnNorm) {
   const auto add = [&](const char* name, ParameterKind kind, Shape shape,
                        const std::string& group = "") {
     parameters.add(fmt::format("model.layers.{}.{}.weight", layer, name), kind, layer, shape,
@@ -47,18 +51,19 @@ Block::Block(const LlamaConfig& config, std::int64_t layer, ParameterSet& parame
 }
 
 void Block::bind() {
-  qkv_weight_ = parameters_->fused_compute(first_ + kQuery, 3);
-  gate_up_weight_ = parameters_->fused_compute(first_ + kGate, 2);
+  qkv_.bind();
+  attention_output_.bind();
+  ffn_.bind();
 }
 
 OpKey Block::key(const BlockBatch& batch, const BlockActivations& kept) const {
   OpKey key;
   key.add(batch.rows).add(batch.sequence_length).add(batch.positions);
-  for (const Tensor* tensor :
-       {&kept.input, &kept.attention_inverse_rms, &kept.qkv, &kept.attention, &kept.log_sum_exp,
-        &kept.middle, &kept.ffn_inverse_rms, &kept.gate_up}) {
+  for (const Tensor* tensor : {&kept.input, &kept.attention_inverse_rms, &kept.qkv, &kept.attention,
+                               &kept.log_sum_exp, &kept.middle}) {
     key.add(*tensor);
   }
+  kept.ffn.add_to(key);
   for (int i = 0; i < kNumParameters; ++i) key.add(gradient(static_cast<Index>(i)));
   return key;
 }
@@ -82,48 +87,22 @@ void Block::forward(const BlockBatch& batch, const Tensor& rotary, const Tensor&
   } else {
     rmsnorm_forward(kept.input, value(kInputNorm), epsilon, normed, kept.attention_inverse_rms);
   }
-  linear_forward(normed, qkv_weight_, kept.qkv);
+  qkv_.forward(normed, kept.qkv);
   rotary_forward(shape, kept.qkv, batch.positions, 0, rotary);
   attention_forward(shape, kept.qkv, batch.positions, kept.attention, kept.log_sum_exp);
   const Tensor attention_delta =
       out_delta ? out_delta : frame.tensor(type(), {tokens, config_.hidden_size});
-  linear_forward(kept.attention, value(kAttentionOutput), attention_delta);
+  attention_output_.forward(kept.attention, attention_delta);
 
   add_rmsnorm_forward(kept.input, attention_delta, value(kFfnNorm), epsilon, kept.middle, normed,
-                      kept.ffn_inverse_rms);
-  linear_forward(normed, gate_up_weight_, kept.gate_up);
-  if (!out_delta) return;
-  const Tensor activation = frame.tensor(type(), {tokens, config_.intermediate_size});
-  swiglu_forward(kept.gate_up, activation);
-  linear_forward(activation, value(kDown), out_delta);
+                      kept.ffn.inverse_rms);
+  ffn_.forward(normed, kept.ffn, out_delta);
 }
 
 void Block::backward(const BlockBatch& batch, const Tensor& rotary, const BlockActivations& kept,
                      const Tensor& dresidual) const {
-  ffn_backward(kept, dresidual);
+  ffn_.backward(kept.middle, kept.ffn, dresidual);
   attention_block_backward(batch, rotary, kept, dresidual);
-}
-
-void Block::ffn_backward(const BlockActivations& kept, const Tensor& dresidual) const {
-  const std::int64_t tokens = dresidual.dim(0);
-  Workspace::Frame frame(parameters_->device());
-  {
-    // Becomes silu(gate) · up itself once its gradient has been used.
-    Workspace::Frame inner(parameters_->device());
-    const Tensor activation = inner.tensor(type(), {tokens, config_.intermediate_size});
-    linear_backward_input(dresidual, value(kDown), activation);
-    swiglu_backward(kept.gate_up, activation, kept.gate_up, activation);
-    weight_gradient(dresidual, activation, kDown, 1);
-  }
-  const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
-  if (any_trainable(kGate, 2)) {
-    rmsnorm_recompute(kept.middle, value(kFfnNorm), kept.ffn_inverse_rms, normed);
-    weight_gradient(kept.gate_up, normed, kGate, 2);
-  }
-  const Tensor& dnormed = normed;  // the operand is used up
-  linear_backward_input(kept.gate_up, gate_up_weight_, dnormed);
-  rmsnorm_backward(kept.middle, value(kFfnNorm), kept.ffn_inverse_rms, dnormed, dresidual,
-                   gradient(kFfnNorm));
 }
 
 void Block::attention_block_backward(const BlockBatch& batch, const Tensor& rotary,
@@ -135,45 +114,21 @@ void Block::attention_block_backward(const BlockBatch& batch, const Tensor& rota
   {
     Workspace::Frame inner(parameters_->device());
     const Tensor dattention = inner.tensor(type(), {tokens, config_.query_size()});
-    linear_backward_input(dresidual, value(kAttentionOutput), dattention);
-    weight_gradient(dresidual, kept.attention, kAttentionOutput, 1);
+    attention_output_.backward_input(dresidual, dattention);
+    attention_output_.backward_weight(dresidual, kept.attention);
     attention_backward(shape, kept.qkv, batch.positions, kept.attention, kept.log_sum_exp,
                        dattention, dqkv);
   }
   rotary_backward(shape, dqkv, batch.positions, rotary);
   const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
-  if (any_trainable(kQuery, 3)) {
+  if (qkv_.is_trainable()) {
     rmsnorm_recompute(kept.input, value(kInputNorm), kept.attention_inverse_rms, normed);
-    weight_gradient(dqkv, normed, kQuery, 3);
+    qkv_.backward_weight(dqkv, normed);
   }
   const Tensor& dnormed = normed;  // the operand is used up
-  linear_backward_input(dqkv, qkv_weight_, dnormed);
+  qkv_.backward_input(dqkv, dnormed);
   rmsnorm_backward(kept.input, value(kInputNorm), kept.attention_inverse_rms, dnormed, dresidual,
                    gradient(kInputNorm));
-}
-
-bool Block::any_trainable(Index first, std::int64_t count) const {
-  for (std::int64_t i = first; i < first + count; ++i) {
-    if (gradient(static_cast<Index>(i))) return true;
-  }
-  return false;
-}
-
-void Block::weight_gradient(const Tensor& dy, const Tensor& x, Index first,
-                            std::int64_t count) const {
-  if (const Tensor fused = parameters_->fused_gradients(first_ + first, count)) {
-    linear_backward_weight(dy, x, fused);
-    return;
-  }
-  std::int64_t column = 0;
-  for (std::int64_t i = first; i < first + count; ++i) {
-    const Parameter& parameter = (*parameters_)[first_ + i];
-    const std::int64_t out = parameter.shape[0];
-    if (parameter.gradient) {
-      linear_backward_weight(Matrix(dy).columns(column, out), x, parameter.gradient);
-    }
-    column += out;
-  }
 }
 
 void Block::decode(std::int64_t past, const Tensor& rotary, const KeyValueCache& cache,
@@ -187,17 +142,13 @@ void Block::decode(std::int64_t past, const Tensor& rotary, const KeyValueCache&
   const Tensor qkv = frame.tensor(type(), {tokens, config_.qkv_size()});
   const Tensor attention = frame.tensor(type(), {tokens, config_.query_size()});
   rmsnorm_forward(residual, value(kInputNorm), epsilon, normed, {});
-  linear_forward(normed, qkv_weight_, qkv);
+  qkv_.forward(normed, qkv);
   rotary_forward(shape, qkv, {}, past, rotary);
   attention_decode(shape, qkv, past, cache.keys, cache.values, attention);
-  linear_forward(attention, value(kAttentionOutput), delta);
+  attention_output_.forward(attention, delta);
 
   add_rmsnorm_forward(residual, delta, value(kFfnNorm), epsilon, residual, normed, {});
-  const Tensor gate_up = frame.tensor(type(), {tokens, 2 * config_.intermediate_size});
-  const Tensor activation = frame.tensor(type(), {tokens, config_.intermediate_size});
-  linear_forward(normed, gate_up_weight_, gate_up);
-  swiglu_forward(gate_up, activation);
-  linear_forward(activation, value(kDown), delta);
+  ffn_.forward(normed, {}, delta);
   add(residual, delta, residual);
 }
 

@@ -1,18 +1,20 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "kernels/attention.h"
 #include "kernels/device.h"
-#include "kernels/matmul.h"
 #include "kernels/op_graph.h"
+#include "model/ffn.h"
 #include "model/llama_config.h"
 #include "model/parameter.h"
+#include "model/projection.h"
 
 namespace chaski {
 
 // What a block's backward pass reads of its forward pass; T = tokens of the micro-batch. Everything
-// else (normed inputs, the SwiGLU product) is recomputed from these.
+// else (normed inputs, what `ffn` leaves out) is recomputed from these.
 struct BlockActivations {
   Tensor input;                  // [T, hidden_size]: the residual stream before the block
   Tensor attention_inverse_rms;  // [T]
@@ -20,8 +22,7 @@ struct BlockActivations {
   Tensor attention;              // [T, query_size]
   Tensor log_sum_exp;            // [T · num_heads]
   Tensor middle;                 // [T, hidden_size]: the residual stream after attention
-  Tensor ffn_inverse_rms;        // [T]
-  Tensor gate_up;  // [T, 2 · intermediate_size]; its gradient after the backward pass
+  FfnActivations ffn;
 
   // The first `num_tokens` tokens of every tensor.
   BlockActivations narrowed(std::int64_t num_tokens) const;
@@ -42,14 +43,16 @@ struct BlockBatch {
   std::int64_t num_tokens() const { return rows * sequence_length; }
 };
 
-// One transformer block: x += Wo · attention(norm(x)); x += Wdown · swiglu(norm(x)).
+// One transformer block: x += Wo · attention(norm(x)); x += ffn(norm(x)).
 //
 // The residual stream is passed as a sum of two tensors, `residual + delta`, so that adding what a
 // block contributes is fused with the norm that reads the sum.
 class Block {
  public:
-  // Adds the parameters of layer `layer` to the set.
-  Block(const LlamaConfig& config, std::int64_t layer, ParameterSet& parameters);
+  // Adds the parameters of layer `layer` to the set. `index`: how MoC stores its channels
+  // (moc_shape()).
+  Block(const LlamaConfig& config, std::int64_t layer, std::optional<MocIndex> index,
+        ParameterSet& parameters);
   // To be called once the set's values are allocated.
   void bind();
 
@@ -60,7 +63,7 @@ class Block {
                const Tensor& delta, const BlockActivations& kept, const Tensor& out_delta) const;
 
   // `dresidual` [T, hidden_size] holds the gradient of the block's output and receives that of its
-  // input. Adds to the parameters' gradients; overwrites kept.gate_up.
+  // input. Adds to the parameters' gradients; overwrites kept.ffn.gate_up.
   void backward(const BlockBatch& batch, const Tensor& rotary, const BlockActivations& kept,
                 const Tensor& dresidual) const;
 
@@ -95,19 +98,15 @@ class Block {
   const Tensor& value(Index index) const { return (*parameters_)[first_ + index].compute; }
   DType type() const { return parameters_->types().compute; }
   const Tensor& gradient(Index index) const { return (*parameters_)[first_ + index].gradient; }
-  // Gradients of `count` adjacent matrices that share their input x; dy holds their outputs'
-  // gradients side by side. Skips frozen ones.
-  void weight_gradient(const Tensor& dy, const Tensor& x, Index first, std::int64_t count) const;
-  bool any_trainable(Index first, std::int64_t count) const;
-  void ffn_backward(const BlockActivations& kept, const Tensor& dresidual) const;
   void attention_block_backward(const BlockBatch& batch, const Tensor& rotary,
                                 const BlockActivations& kept, const Tensor& dresidual) const;
 
   LlamaConfig config_;
   ParameterSet* parameters_;
   std::int64_t first_;
-  Tensor qkv_weight_;      // [qkv_size, hidden_size]
-  Tensor gate_up_weight_;  // [2 · intermediate_size, hidden_size]
+  Projection qkv_;
+  Projection attention_output_;
+  Ffn ffn_;
 };
 
 }  // namespace chaski

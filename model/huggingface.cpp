@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <stdexcept>
 
 #include "model/bounded_json.h"
@@ -89,6 +90,26 @@ double read_rope_theta(const ConfigReader& reader) {
   return theta;
 }
 
+constexpr const char* kMocKey = "mixture_of_channels";
+// The one of two values that has the name which is given, or the first.
+template <typename Enum>
+Enum read_choice(const ConfigReader& reader, const char* key, Enum first, Enum second) {
+  const std::string name = reader.text(key, name_of(first));
+  reader.require(name == name_of(first) || name == name_of(second), key);
+  return name == name_of(first) ? first : second;
+}
+
+// Chaski's own table, which other programs pass over.
+std::optional<MocConfig> read_moc(const ConfigReader& reader) {
+  if (!reader.has(kMocKey)) return std::nullopt;
+  const ConfigReader table = reader.table(kMocKey);
+  MocConfig moc;
+  moc.keep = table.required_integer("keep");
+  moc.pattern = read_choice(table, "pattern", MocPattern::topk, MocPattern::two_of_eight);
+  moc.score = read_choice(table, "selection", MocScore::gate, MocScore::silu_magnitude);
+  return moc;
+}
+
 void put_token(Json& json, const char* key, std::int64_t id) {
   json[key] = id >= 0 ? Json(id) : Json(nullptr);
 }
@@ -111,6 +132,7 @@ LlamaConfig parse_huggingface_config(const std::string& text, const std::string&
   config.rms_norm_eps = reader.number("rms_norm_eps", 1e-6);
   config.tie_embeddings = reader.boolean("tie_word_embeddings", false);
   config.initializer_range = reader.number("initializer_range", 0.02);
+  config.moc = read_moc(reader);
   config.resolve();
   return config;
 }
@@ -132,6 +154,11 @@ std::string huggingface_config(const LlamaConfig& config, const SpecialTokens& s
   json["intermediate_size"] = config.intermediate_size;
   json["max_position_embeddings"] = config.max_position_embeddings;
   json["mlp_bias"] = false;
+  if (config.moc) {
+    json[kMocKey] = {{"keep", config.moc->keep},
+                     {"pattern", name_of(config.moc->pattern)},
+                     {"selection", name_of(config.moc->score)}};
+  }
   json["num_attention_heads"] = config.num_heads;
   json["num_hidden_layers"] = config.num_layers;
   json["num_key_value_heads"] = config.num_kv_heads;

@@ -1,5 +1,6 @@
 #include "model/llama_config.h"
 
+#include <algorithm>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 #include <stdexcept>
@@ -29,6 +30,28 @@ void require(bool condition, const char* key, const std::string& value, const ch
 
 void require_positive(const char* key, std::int64_t value) {
   require(value > 0, key, std::to_string(value), "must be at least 1");
+}
+
+// Fills in and checks what is kept of the FFN's channels.
+void resolve_moc(MocConfig& moc, const LlamaConfig& config) {
+  const std::int64_t channels = config.intermediate_size;
+  require(channels <= MocShape::kMaxChannels, "intermediate_size", std::to_string(channels),
+          "must be at most 65535 with model.ffn = \"moc\"");
+  if (moc.pattern == MocPattern::two_of_eight) {
+    const std::int64_t kept = MocShape::kept_of_eight(channels);
+    if (moc.keep == 0) moc.keep = kept;
+    if (moc.keep == kept) return;
+    throw std::invalid_argument(
+        fmt::format("model.moc.keep = {} is not allowed: model.moc.pattern = \"2:8\" keeps {} of "
+                    "model.intermediate_size = {}\nhint: leave model.moc.keep out",
+                    moc.keep, kept, channels));
+  }
+  if (moc.keep == 0) moc.keep = std::clamp<std::int64_t>(config.hidden_size / 2, 1, channels);
+  if (moc.keep >= 1 && moc.keep <= channels) return;
+  throw std::invalid_argument(
+      fmt::format("model.moc.keep = {} is not allowed: must lie between 1 and "
+                  "model.intermediate_size = {}",
+                  moc.keep, channels));
 }
 
 }  // namespace
@@ -63,6 +86,7 @@ void LlamaConfig::resolve() {
           "must lie between 0 and 1");
   require(initializer_range > 0, "initializer_range", fmt::format("{}", initializer_range),
           "must be above 0");
+  if (moc) resolve_moc(*moc, *this);
 }
 
 std::int64_t LlamaConfig::num_layer_parameters() const {

@@ -1,10 +1,22 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "kernels/moc.h"
+
 namespace chaski {
+
+// Which channels of the FFN a token uses, where it does not use all (kernels/moc.h).
+struct MocConfig {
+  std::int64_t keep = 0;  // of intermediate_size; 0: hidden_size / 2, or what the pattern keeps
+  MocPattern pattern = MocPattern::topk;
+  MocScore score = MocScore::gate;
+
+  bool operator==(const MocConfig&) const = default;
+};
 
 // The shape of a LLaMA model, with Hugging Face's meanings. All counts are positive.
 struct LlamaConfig {
@@ -20,6 +32,7 @@ struct LlamaConfig {
   double rms_norm_eps = 1e-6;
   bool tie_embeddings = false;
   double initializer_range = 0.02;  // standard deviation of linear and embedding weights
+  std::optional<MocConfig> moc;     // none: a dense SwiGLU
 
   // Fills in what may be derived, then checks everything. Throws std::invalid_argument naming the
   // key (`model.num_heads`), the value and what is allowed.

@@ -23,6 +23,18 @@ std::uint64_t stream_of(const std::string& name) {
 
 }  // namespace
 
+const char* name_of(Recompute recompute) {
+  switch (recompute) {
+    case Recompute::none:
+      return "none";
+    case Recompute::elementwise:
+      return "elementwise";
+    case Recompute::block:
+      return "block";
+  }
+  return "unknown";
+}
+
 StageRange stage_range(const LlamaConfig& config, std::int64_t stage, std::int64_t num_stages) {
   if (num_stages < 1 || num_stages > config.num_layers) {
     throw std::invalid_argument(
@@ -72,7 +84,7 @@ void Stage::add_parameters() {
   }
   blocks_.reserve(range_.num_layers);
   for (std::int64_t i = 0; i < range_.num_layers; ++i) {
-    blocks_.emplace_back(config_, range_.first_layer + i, parameters_);
+    blocks_.emplace_back(config_, range_.first_layer + i, options_.moc_index, parameters_);
   }
   if (range_.has_head) {
     final_norm_ = parameters_.size();
@@ -99,14 +111,36 @@ BlockActivations Stage::allocate_block() {
   kept.attention = allocate_activation({tokens, config_.query_size()});
   kept.log_sum_exp = allocate_activation(DType::f32, {tokens * config_.num_heads});
   kept.middle = options_.training ? allocate_activation({tokens, config_.hidden_size}) : kept.input;
-  kept.ffn_inverse_rms = allocate_activation(DType::f32, {tokens});
-  kept.gate_up = allocate_activation({tokens, 2 * config_.intermediate_size});
+  kept.ffn = allocate_ffn();
+  return kept;
+}
+
+FfnActivations Stage::allocate_ffn() {
+  const std::int64_t tokens = options_.micro_batch * options_.sequence_length;
+  const bool keeps_all = options_.recompute == Recompute::none;
+  FfnActivations kept;
+  kept.inverse_rms = allocate_activation(DType::f32, {tokens});
+  if (!options_.training) return kept;
+  if (!config_.moc) {
+    kept.gate_up = allocate_activation({tokens, 2 * config_.intermediate_size});
+    if (!keeps_all) return kept;
+    kept.silu = allocate_activation({tokens, config_.intermediate_size});
+    kept.product = allocate_activation({tokens, config_.intermediate_size});
+    return kept;
+  }
+  const MocShape shape = moc_shape(config_, options_.moc_index);
+  kept.moc.gate = allocate_activation({tokens, shape.keep});
+  kept.moc.up = allocate_activation({tokens, shape.keep});
+  kept.moc.index = allocate_activation(DType::u8, {tokens, shape.index_bytes()});
+  if (!keeps_all) return kept;
+  kept.moc.silu = allocate_activation({tokens, shape.keep});
+  kept.moc.product = allocate_activation({tokens, shape.keep});
   return kept;
 }
 
 void Stage::allocate_activations() {
   const std::int64_t tokens = options_.micro_batch * options_.sequence_length;
-  const bool keeps_all = options_.training && options_.policy == ActivationPolicy::exact;
+  const bool keeps_all = options_.training && options_.recompute != Recompute::block;
   const std::int64_t num_slots = options_.training ? options_.micro_batches_in_flight : 1;
   slots_.resize(num_slots);
   const BlockActivations first = allocate_block();
@@ -276,7 +310,7 @@ Tensor Stage::backward(std::int64_t slot, const MicroBatch& batch, const Tensor&
     const BlockActivations narrowed = kept.blocks[i].narrowed(tokens);
     const OpKey key = blocks_[i].key(arrangement, narrowed).add(dresidual);
     kept.backward[i].run(device_, key, [&] {
-      if (options_.policy == ActivationPolicy::recompute) {
+      if (options_.recompute == Recompute::block) {
         blocks_[i].forward(arrangement, rotary(), {}, {}, narrowed, {});
       }
       blocks_[i].backward(arrangement, rotary(), narrowed, dresidual);

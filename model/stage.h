@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kernels/device.h"
@@ -13,11 +14,13 @@
 
 namespace chaski {
 
-// What a stage keeps of a micro-batch between its forward and its backward pass.
-enum class ActivationPolicy {
-  exact,      // every operand that the backward pass reads and cannot cheaply recompute
-  recompute,  // the input of each block; a block's forward pass runs again before its backward pass
+// What a stage does not keep of a micro-batch between its forward and its backward pass.
+enum class Recompute {
+  none,         // every operand of the backward pass is kept, but for normed inputs
+  elementwise,  // SiLU(gate) and its product with the up projection are computed again
+  block,        // only the input of each block is kept; its forward pass runs again
 };
+const char* name_of(Recompute recompute);
 
 // The part of the model that a stage holds: blocks [first_layer, first_layer + num_layers), with
 // the embedding before them and the final norm and the head after them where set.
@@ -34,7 +37,8 @@ StageRange stage_range(const LlamaConfig& config, std::int64_t stage, std::int64
 struct StageOptions {
   std::int64_t micro_batch = 1;  // rows
   std::int64_t sequence_length = 1;
-  ActivationPolicy policy = ActivationPolicy::exact;
+  Recompute recompute = Recompute::elementwise;
+  std::optional<MocIndex> moc_index = std::nullopt;  // of MoC's channels; none: the smaller form
   std::int64_t micro_batches_in_flight = 1;  // forward passes whose backward pass is outstanding
   bool training = true;                      // false: no gradients, nothing kept
   Precision precision = Precision::fp32;
@@ -108,7 +112,7 @@ class Stage {
  private:
   struct Slot {
     std::vector<BlockActivations> blocks;
-    Tensor positions;          // [tokens] i32
+    Tensor positions;              // [tokens] i32
     Tensor output;                 // without a head
     Tensor residual_gradient;      // with a head: the gradient of the last block's output
     std::vector<OpGraph> forward;  // by block
@@ -120,6 +124,7 @@ class Stage {
   Tensor allocate_activation(Shape shape) { return allocate_activation(type(), shape); }
   Tensor allocate_activation(DType type, Shape shape);
   BlockActivations allocate_block();
+  FfnActivations allocate_ffn();
   // With the positions at the slot's own place, so that each step's ops have the same operands.
   BlockBatch block_batch(const MicroBatch& batch, const Slot& slot) const;
   // The blocks' forward pass; `delta` receives what the last one adds to its `middle`.

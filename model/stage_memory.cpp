@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <initializer_list>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 
 #include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
+#include "kernels/moc.h"
 #include "kernels/rmsnorm.h"
 
 namespace chaski {
@@ -40,7 +42,10 @@ class WorkspacePlan {
         config_(config),
         range_(range),
         options_(options),
-        tokens_(options.micro_batch * options.sequence_length) {}
+        tokens_(options.micro_batch * options.sequence_length),
+        tile_(ffn_tile(device.backend(), tokens_)) {
+    if (config.moc) moc_ = moc_shape(config, options.moc_index);
+  }
 
   std::vector<WorkspacePhase> phases(std::int64_t largest_parameter) const {
     const std::int64_t delta = row_of(config_.hidden_size);
@@ -48,7 +53,7 @@ class WorkspacePlan {
     phases.push_back({"blocks, forward", delta + block_forward(true)});
     if (range_.has_head) phases.push_back({"head and loss", delta + head()});
     if (options_.training) {
-      if (options_.policy == ActivationPolicy::recompute) {
+      if (options_.recompute == Recompute::block) {
         phases.push_back({"blocks, forward again", block_forward(false)});
       }
       phases.push_back({"feed-forward, backward", feed_forward_backward()});
@@ -66,6 +71,10 @@ class WorkspacePlan {
     return bytes_of(types_of(options_.precision).compute, tokens_ * columns);
   }
 
+  std::int64_t tile_of(std::int64_t columns) const {
+    return bytes_of(types_of(options_.precision).compute, tile_ * columns);
+  }
+
   std::int64_t linear(LinearPass pass, std::int64_t in, std::int64_t out) const {
     return linear_workspace_bytes(device_, pass, tokens_, in, out);
   }
@@ -73,8 +82,23 @@ class WorkspacePlan {
     return std::max(linear(LinearPass::backward_input, in, out),
                     linear(LinearPass::backward_weight, in, out));
   }
-  std::int64_t norm_backward() const {
-    return rmsnorm_backward_workspace_bytes(device_, tokens_, config_.hidden_size);
+  std::int64_t norm_backward(std::int64_t tokens) const {
+    return rmsnorm_backward_workspace_bytes(device_, tokens, config_.hidden_size);
+  }
+  // The most that something takes for a tile of tokens; the last may have fewer than the others.
+  template <typename Bytes>
+  std::int64_t of_tiles(const Bytes& bytes) const {
+    const std::int64_t last = tokens_ % tile_;
+    return std::max(bytes(tile_), last == 0 ? 0 : bytes(last));
+  }
+  std::int64_t tile_linear(LinearPass pass, std::int64_t in, std::int64_t out) const {
+    return of_tiles([&](std::int64_t tokens) {
+      return linear_workspace_bytes(device_, pass, tokens, in, out);
+    });
+  }
+  std::int64_t tile_linear_backward(std::int64_t in, std::int64_t out) const {
+    return std::max(tile_linear(LinearPass::backward_input, in, out),
+                    tile_linear(LinearPass::backward_weight, in, out));
   }
   std::int64_t attention(AttentionPass pass) const {
     const AttentionShape shape{options_.micro_batch, options_.sequence_length, config_.num_heads,
@@ -84,34 +108,61 @@ class WorkspacePlan {
 
   std::int64_t block_forward(bool with_output) const {
     const std::int64_t hidden = config_.hidden_size;
-    const std::int64_t ffn = config_.intermediate_size;
     // The stream that the attention's output is added to, where there is no output to use for it.
     const std::int64_t delta = with_output ? 0 : row_of(hidden);
-    std::int64_t most = std::max({linear(LinearPass::forward, hidden, config_.qkv_size()),
-                                  attention(AttentionPass::forward),
-                                  delta + linear(LinearPass::forward, config_.query_size(), hidden),
-                                  delta + linear(LinearPass::forward, hidden, 2 * ffn)});
-    if (with_output) {
-      most = std::max(most, row_of(ffn) + linear(LinearPass::forward, ffn, hidden));
-    }
-    return row_of(hidden) + most;
+    return row_of(hidden) +
+           std::max({linear(LinearPass::forward, hidden, config_.qkv_size()),
+                     attention(AttentionPass::forward),
+                     delta + linear(LinearPass::forward, config_.query_size(), hidden),
+                     delta + (moc_ ? selected_forward(with_output) : dense_forward(with_output))});
+  }
+
+  std::int64_t dense_forward(bool with_output) const {
+    const std::int64_t hidden = config_.hidden_size;
+    const std::int64_t ffn = config_.intermediate_size;
+    const std::int64_t gate_up = options_.training ? 0 : tile_of(2 * ffn);
+    const std::int64_t first = tile_linear(LinearPass::forward, hidden, 2 * ffn);
+    if (!with_output) return gate_up + first;
+    const bool keeps_product = options_.training && options_.recompute == Recompute::none;
+    const std::int64_t product = keeps_product ? 0 : tile_of(ffn);
+    return gate_up + std::max(first, product + tile_linear(LinearPass::forward, ffn, hidden));
+  }
+
+  std::int64_t selected_forward(bool with_output) const {
+    const std::int64_t hidden = config_.hidden_size;
+    const std::int64_t ffn = config_.intermediate_size;
+    const std::int64_t kept =
+        options_.training
+            ? 0
+            : 2 * tile_of(moc_->keep) + bytes_of(DType::u8, tile_ * moc_->index_bytes());
+    const std::int64_t down = with_output ? tile_linear(LinearPass::forward, ffn, hidden) : 0;
+    return kept + tile_of(2 * ffn) + tile_of(ffn) +
+           std::max({tile_linear(LinearPass::forward, hidden, 2 * ffn), moc_scratch(), down});
+  }
+
+  std::int64_t moc_scratch() const {
+    return of_tiles(
+        [&](std::int64_t tokens) { return moc_workspace_bytes(device_, *moc_, tokens); });
   }
 
   std::int64_t feed_forward_backward() const {
     const std::int64_t hidden = config_.hidden_size;
     const std::int64_t ffn = config_.intermediate_size;
-    return std::max(row_of(ffn) + linear_backward(ffn, hidden),
-                    row_of(hidden) + std::max(linear_backward(hidden, 2 * ffn), norm_backward()));
+    const std::int64_t norm = of_tiles([&](std::int64_t tokens) { return norm_backward(tokens); });
+    return (moc_ ? tile_of(2 * ffn) : 0) +
+           std::max(
+               tile_of(ffn) + std::max(tile_linear_backward(ffn, hidden), moc_ ? moc_scratch() : 0),
+               tile_of(hidden) + std::max(tile_linear_backward(hidden, 2 * ffn), norm));
   }
 
   std::int64_t attention_block_backward() const {
     const std::int64_t hidden = config_.hidden_size;
     const std::int64_t query = config_.query_size();
     const std::int64_t qkv = config_.qkv_size();
-    return row_of(qkv) +
-           std::max(row_of(query) + std::max(linear_backward(query, hidden),
-                                             attention(AttentionPass::backward)),
-                    row_of(hidden) + std::max(linear_backward(hidden, qkv), norm_backward()));
+    return row_of(qkv) + std::max(row_of(query) + std::max(linear_backward(query, hidden),
+                                                           attention(AttentionPass::backward)),
+                                  row_of(hidden) + std::max(linear_backward(hidden, qkv),
+                                                            norm_backward(tokens_)));
   }
 
   std::int64_t head() const {
@@ -122,7 +173,7 @@ class WorkspacePlan {
     const std::int64_t loss = head_loss_workspace_bytes(device_, size, options_.training);
     const std::int64_t normed = row_of(config_.hidden_size) + floats(tokens_);
     if (!options_.training) return normed + loss;
-    return normed + row_of(config_.hidden_size) + std::max(loss, norm_backward());
+    return normed + row_of(config_.hidden_size) + std::max(loss, norm_backward(tokens_));
   }
 
   Device& device_;
@@ -130,6 +181,8 @@ class WorkspacePlan {
   const StageRange& range_;
   const StageOptions& options_;
   std::int64_t tokens_;
+  std::int64_t tile_;
+  std::optional<MocShape> moc_;
 };
 
 // Sizes of the parameters, and of a buffer that holds them all (ParameterSet::place).
@@ -166,13 +219,40 @@ class ParameterPlan {
   }
 };
 
+struct FfnPart {
+  const char* kind;
+  std::int64_t bytes;
+};
+
+// What is kept of a block's FFN.
+std::vector<FfnPart> ffn_parts(const LlamaConfig& config, const StageOptions& options,
+                               std::int64_t tokens) {
+  const auto computed = [&](std::int64_t columns) {
+    return bytes_of(types_of(options.precision).compute, tokens * columns);
+  };
+  const bool keeps_all = options.recompute == Recompute::none;
+  if (!config.moc) {
+    std::vector<FfnPart> parts{{"gate and up projections", computed(2 * config.intermediate_size)}};
+    if (keeps_all) {
+      parts.push_back({"SiLU and its product", 2 * computed(config.intermediate_size)});
+    }
+    return parts;
+  }
+  const MocShape shape = moc_shape(config, options.moc_index);
+  std::vector<FfnPart> parts{
+      {"kept gates and up projections", 2 * computed(shape.keep)},
+      {"indices of kept channels", bytes_of(DType::u8, tokens * shape.index_bytes())}};
+  if (keeps_all) parts.push_back({"kept SiLU and product", 2 * computed(shape.keep)});
+  return parts;
+}
+
 std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const StageRange& range,
                                             const StageOptions& options) {
   const std::int64_t tokens = options.micro_batch * options.sequence_length;
   const std::int64_t slots = options.training ? options.micro_batches_in_flight : 1;
-  const bool keeps_all = options.training && options.policy == ActivationPolicy::exact;
+  const bool keeps_blocks = options.training && options.recompute != Recompute::block;
   const std::int64_t blocks = slots * range.num_layers;
-  const std::int64_t whole = keeps_all ? blocks : 1;
+  const std::int64_t whole = keeps_blocks ? blocks : 1;
   const auto computed = [&](std::int64_t count) {
     return bytes_of(types_of(options.precision).compute, count);
   };
@@ -186,7 +266,9 @@ std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const Sta
   add("attention output", whole * computed(tokens * config.query_size()));
   add("attention log-sum-exp", whole * floats(tokens * config.num_heads));
   add("residual after attention", options.training ? whole * hidden : 0);
-  add("gate and up projections", whole * computed(tokens * 2 * config.intermediate_size));
+  if (options.training) {
+    for (const auto& [kind, bytes] : ffn_parts(config, options, tokens)) add(kind, whole * bytes);
+  }
   add("norm scales", whole * 2 * floats(tokens));
   add("positions", slots * bytes_of(DType::i32, tokens));
   if (range.has_head) {

@@ -43,8 +43,8 @@ TEST(ConfigErrors, MisspeltKeysAreRecognised) {
 TEST(ConfigErrors, UnknownTables) {
   const std::string error = error_of(kMinimalConfig + "\n[optimiser]\nlr = 1\n");
   expect_begins(error, "run.toml:10: unknown table [optimiser]\nhint: did you mean [optimizer]?");
-  expect_begins(error_of(kMinimalConfig + "\n[model.moc]\nkeep = 1\n"),
-                "run.toml:10: unknown table [model.moc]");
+  expect_begins(error_of(kMinimalConfig + "\n[model.mocs]\nkeep = 1\n"),
+                "run.toml:10: unknown table [model.mocs]\nhint: did you mean [model.moc]?");
   expect_begins(error_of("lr = 1\n" + kMinimalConfig),
                 "run.toml:1: unknown key lr\nhint: did you mean "
                 "optimizer.lr");
@@ -89,7 +89,7 @@ TEST(ConfigErrors, ValuesOutOfRange) {
       {"parallel.micro_batch=9223372036854775807",
        "parallel.micro_batch is 9223372036854775807 but must be from 1 to 1000000"},
       {"run.threads=-1", "run.threads is -1 but must be from 0 to 4096"},
-      {"model.ffn=gelu", "model.ffn is \"gelu\" but must be \"swiglu\""},
+      {"model.ffn=gelu", "model.ffn is \"gelu\" but must be one of \"swiglu\", \"moc\""},
       {"model.preset=llama-8b", "model.preset is \"llama-8b\" but must be one of \"llama-9m\""},
       {"optimizer.name=sgd", "optimizer.name is \"sgd\" but must be \"adamw\""},
       {"schedule.kind=exponential",
@@ -99,6 +99,42 @@ TEST(ConfigErrors, ValuesOutOfRange) {
   for (const auto& [override_text, message] : cases) {
     expect_begins(error_of_override(override_text), "--set " + override_text + ": " + message);
   }
+}
+
+TEST(ConfigErrors, ChannelsThatCannotBeKept) {
+  const auto error_with_moc = [](const std::string& override_text) {
+    return error_of(kMinimalConfig, {"model.ffn=moc", override_text});
+  };
+  const std::string range =
+      "but must be a count of at least 1, or a share above 0.0 and at most 1.0";
+  for (const char* value : {"0", "-3", "0.0", "-0.5", "1.5", "nan", "inf"}) {
+    const std::string text = fmt::format("model.moc.keep={}", value);
+    const std::string error = error_with_moc(text);
+    expect_begins(error, fmt::format("--set {}: model.moc.keep is {}", text, value));
+    expect_contains(error, range);
+  }
+  expect_begins(
+      error_with_moc("model.moc.keep=all"),
+      "--set model.moc.keep=all: model.moc.keep is the string \"all\" but must be a count "
+      "or a share");
+  expect_begins(error_with_moc("model.moc.keep=353"),
+                "--set model.moc.keep=353: model.moc.keep = 353 is not allowed: must lie between 1 "
+                "and model.intermediate_size = 352");
+  expect_begins(
+      error_of(kMinimalConfig, {"model.ffn=moc", "model.moc.pattern=2:8", "model.moc.keep=64"}),
+      "--set model.moc.keep=64: model.moc.keep = 64 is not allowed: model.moc.pattern = "
+      "\"2:8\" keeps 88 of model.intermediate_size = 352");
+  expect_begins(error_of(kMinimalConfig, {"model.ffn=moc", "model.intermediate_size=70000"}),
+                "--set model.intermediate_size=70000: model.intermediate_size = 70000 is not "
+                "allowed: must be at most 65535 with model.ffn");
+  expect_begins(
+      error_of_override("model.moc.keep=64"),
+      "--set model.moc.keep=64: model.moc.keep has no effect with model.ffn = \"swiglu\"");
+  expect_begins(error_of_override("model.mok.keep=64"), "--set model.mok.keep=64: unknown table");
+  expect_begins(error_of(kMinimalConfig + "[model.mok]\nkeep = 7\n"),
+                "run.toml:9: unknown table [model.mok]\nhint: did you mean [model.moc]?");
+  expect_contains(error_of_override("device.activations=recompute"),
+                  "did you mean model.recompute");
 }
 
 TEST(ConfigErrors, ContradictionsNameTheKeysLine) {

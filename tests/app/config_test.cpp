@@ -39,6 +39,7 @@ num_heads = 4
 num_kv_heads = 2
 vocab_size = 500
 rope_theta = 500000
+recompute = "block"
 tie_embeddings = true
 [data]
 train = ["a.h5", "b*.h5"]
@@ -55,8 +56,6 @@ steps = 50
 micro_batch = 2
 global_batch = 12
 schedule = "gpipe"
-[device]
-activations = "recompute"
 )");
   EXPECT_EQ(config.run.name, "tiny");
   EXPECT_EQ(config.run.output, "runs/tiny");
@@ -77,7 +76,7 @@ activations = "recompute"
   EXPECT_EQ(config.schedule.decay_steps, 10);
   EXPECT_EQ(config.learning_rate_schedule().decay_steps, 10);
   EXPECT_EQ(config.parallel.schedule, ScheduleKind::gpipe);
-  EXPECT_EQ(config.device.activations, ActivationPolicy::recompute);
+  EXPECT_EQ(config.model.recompute, Recompute::block);
 }
 
 TEST(Config, ChoicesMeanWhatTheyAreCalled) {
@@ -90,8 +89,8 @@ TEST(Config, ChoicesMeanWhatTheyAreCalled) {
         parse(kMinimalConfig, {fmt::format("parallel.schedule={}", name)}).parallel.schedule;
     EXPECT_STREQ(name_of(kind), name);
   }
-  EXPECT_EQ(parse(kMinimalConfig, {"device.activations=exact"}).device.activations,
-            ActivationPolicy::exact);
+  EXPECT_EQ(parse(kMinimalConfig, {"model.recompute=elementwise"}).model.recompute,
+            Recompute::elementwise);
   EXPECT_EQ(parse(kMinimalConfig, {"run.nonfinite=skip"}).run.nonfinite, NonfinitePolicy::skip);
   EXPECT_EQ(parse(kMinimalConfig, {"log.console=off"}).log.console, ConsoleMode::off);
   EXPECT_EQ(parse(kMinimalConfig, {"device.backend=cpu"}).device.backend, BackendChoice::cpu);
@@ -113,6 +112,8 @@ TEST(Config, PrintedConfigReadsBackTheSame) {
        "optimizer.epsilon=1.2345678901234567e-9", "log.jsonl=", "schedule.kind=wsd"},
       {"model.num_heads=2", "model.tie_embeddings=true", "parallel.data=4",
        "parallel.global_batch=64", "checkpoint.async=false", "schedule.warmup_steps=0"},
+      {"model.ffn=moc", "model.moc.keep=0.2", "model.moc.selection=silu-magnitude"},
+      {"model.ffn=moc", "model.moc.pattern=2:8", "model.moc.index=uint16"},
   };
   for (const auto& overrides : variants) {
     const TrainConfig config = parse(kMinimalConfig, overrides);
@@ -125,11 +126,37 @@ TEST(Config, PrintedConfigReadsBackTheSame) {
 }
 
 TEST(Config, PrintedConfigHasEveryKeyExplained) {
-  const std::string text = to_toml(parse(kMinimalConfig));
+  const std::string text = to_toml(parse(kMinimalConfig, {"model.ffn=moc"}));
   for (const ConfigKey& key : config_keys()) {
     expect_contains(text, "\n" + key.name + " = ");
     expect_contains(text, "# " + key.documentation.substr(0, 20));
   }
+}
+
+TEST(Config, ChannelsAreCountedOrShared) {
+  const auto moc = [](std::vector<std::string> overrides) {
+    overrides.push_back("model.ffn=moc");
+    return parse(kMinimalConfig, overrides).model.llama.moc.value();
+  };
+  // llama-9m: hidden 128, FFN 352.
+  EXPECT_EQ(moc({}), (MocConfig{64, MocPattern::topk, MocScore::gate}));
+  EXPECT_EQ(moc({"model.moc.keep=100"}).keep, 100);
+  EXPECT_EQ(moc({"model.moc.keep=0.25"}).keep, 88);
+  EXPECT_EQ(moc({"model.moc.keep=1"}).keep, 1);
+  EXPECT_EQ(moc({"model.moc.keep=1.0"}).keep, 352);
+  EXPECT_EQ(moc({"model.moc.keep=0.0001"}).keep, 1);
+  EXPECT_EQ(moc({"model.moc.pattern=2:8"}), (MocConfig{88, MocPattern::two_of_eight}));
+  EXPECT_EQ(moc({"model.moc.pattern=2:8", "model.intermediate_size=341"}).keep, 86);
+  EXPECT_EQ(moc({"model.moc.selection=silu-magnitude"}).score, MocScore::silu_magnitude);
+  EXPECT_FALSE(parse(kMinimalConfig).model.llama.moc);
+  const TrainConfig in_file = parse(kMinimalConfig + "[model.moc]\nkeep = 7\n", {"model.ffn=moc"});
+  EXPECT_EQ(in_file.model.llama.moc->keep, 7);
+  for (const char* name : {"uint16", "bitmap"}) {
+    const TrainConfig config =
+        parse(kMinimalConfig, {"model.ffn=moc", fmt::format("model.moc.index={}", name)});
+    EXPECT_STREQ(name_of(config.model.moc_index().value()), name);
+  }
+  EXPECT_FALSE(parse(kMinimalConfig, {"model.ffn=moc"}).model.moc_index());
 }
 
 TEST(Config, ReferencePageIsUpToDate) {

@@ -60,7 +60,7 @@ TEST(Plan, RecomputationCostsTimeAndSavesActivations) {
   TrainConfig config = small_config();
   const PlanningMachine machine = machine_with_rates();
   const TrainingPlan exact = make_plan(config, 1, machine);
-  config.device.activations = ActivationPolicy::recompute;
+  config.model.recompute = Recompute::block;
   const TrainingPlan recompute = make_plan(config, 1, machine);
   EXPECT_GT(recompute.time->seconds, exact.time->seconds);
   EXPECT_LT(recompute.ranks[0].device_bytes(MemoryCategory::activations),

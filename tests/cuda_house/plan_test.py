@@ -58,14 +58,14 @@ class Plan(unittest.TestCase):
         for precision, recompute in (("fp32", False), ("bf16", True), ("bf16-pure", False)):
             with self.subTest(precision=precision, recompute=recompute):
                 settings = [f"device.precision={precision}", "device.backend=cuda",
-                            f"device.activations={'recompute' if recompute else 'exact'}"]
+                            f"model.recompute={'block' if recompute else 'elementwise'}"]
                 plan = self.plan_of(*settings)
                 self.assertEqual((plan["backend"], plan["precision"]), ("cuda", precision))
                 planned = plan["ranks"][0]["memory_bytes"]
                 taken = chaski("bench", "train", "--device", "cuda", "--precision", precision, "--preset",
                                "llama-9m", "--vocab-size", VOCABULARY, "--micro-batch", ROWS,
                                "--sequence-length", LENGTH, "--steps", 1, "--warmup-steps", 0, "--json",
-                               *(["--recompute"] if recompute else []))["memory_bytes"]
+                               *(["--recompute", "block"] if recompute else []))["memory_bytes"]
                 # The benchmark holds tokens and targets beside the stage.
                 taken["activations"] -= 2 * padded(4 * ROWS * LENGTH)
                 for category, size in taken.items():

@@ -20,11 +20,13 @@ struct StageCase {
   std::int64_t rows = 3;
   std::int64_t sequence_length = 70;
   std::int64_t in_flight = 1;
-  ActivationPolicy policy = ActivationPolicy::exact;
+  Recompute recompute = Recompute::elementwise;
   bool training = true;
   std::int64_t vocab_size = 301;
   std::int64_t intermediate_size = 173;
   std::int64_t hidden_size = 60;
+  std::optional<MocConfig> moc = std::nullopt;
+  std::optional<MocIndex> moc_index = std::nullopt;
 };
 
 void PrintTo(const StageCase& tested, std::ostream* out) {
@@ -42,6 +44,7 @@ LlamaConfig config_of(const StageCase& tested) {
   config.vocab_size = tested.vocab_size;
   config.max_position_embeddings = 1100;
   config.tie_embeddings = tested.tied;
+  config.moc = tested.moc;
   config.resolve();
   return config;
 }
@@ -78,9 +81,10 @@ TEST_P(StageMemoryTest, IsWhatTheStageTakes) {
   StageOptions options;
   options.micro_batch = tested.rows;
   options.sequence_length = tested.sequence_length;
-  options.policy = tested.policy;
+  options.recompute = tested.recompute;
   options.micro_batches_in_flight = tested.in_flight;
   options.training = tested.training;
+  options.moc_index = tested.moc_index;
   for (const int threads : {1, 2}) {
     const auto planning_device = Device::create_cpu(threads);
     const StageMemory planned = plan_stage_memory(*planning_device, config, range, options);
@@ -111,11 +115,11 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         StageCase{.name = "whole"}, StageCase{.name = "tied", .tied = true},
         StageCase{.name = "grouped_queries", .num_kv_heads = 2},
-        StageCase{.name = "recompute", .policy = ActivationPolicy::recompute},
+        StageCase{.name = "recompute", .recompute = Recompute::block},
         StageCase{.name = "recompute_in_flight",
                   .num_kv_heads = 1,
                   .in_flight = 3,
-                  .policy = ActivationPolicy::recompute},
+                  .recompute = Recompute::block},
         StageCase{.name = "first_stage", .num_stages = 3, .in_flight = 3},
         StageCase{.name = "middle_stage", .stage = 1, .num_stages = 3, .in_flight = 2},
         StageCase{.name = "last_stage", .stage = 2, .num_stages = 3, .in_flight = 1},
@@ -124,9 +128,31 @@ INSTANTIATE_TEST_SUITE_P(
                   .stage = 1,
                   .num_stages = 3,
                   .in_flight = 2,
-                  .policy = ActivationPolicy::recompute},
+                  .recompute = Recompute::block},
         StageCase{.name = "evaluation", .training = false},
         StageCase{.name = "one_token", .rows = 1, .sequence_length = 1},
+        StageCase{.name = "keeps_all", .recompute = Recompute::none},
+        StageCase{.name = "moc", .moc = MocConfig{}},
+        StageCase{.name = "moc_keeps_all",
+                  .recompute = Recompute::none,
+                  .moc = MocConfig{9},
+                  .moc_index = MocIndex::bitmap},
+        StageCase{.name = "moc_of_eight",
+                  .in_flight = 2,
+                  .moc = MocConfig{0, MocPattern::two_of_eight},
+                  .moc_index = MocIndex::uint16},
+        StageCase{.name = "moc_recompute", .recompute = Recompute::block, .moc = MocConfig{}},
+        StageCase{.name = "moc_evaluation", .training = false, .moc = MocConfig{}},
+        StageCase{.name = "moc_tiles",
+                  .rows = 5,
+                  .sequence_length = 250,
+                  .vocab_size = 31,
+                  .moc = MocConfig{}},
+        StageCase{.name = "wide_tiles",
+                  .rows = 5,
+                  .sequence_length = 250,
+                  .vocab_size = 31,
+                  .intermediate_size = 802},
         // The largest phase is the head's, in several chunks, the last one smaller; a block's
         // forward pass; a backward pass.
         StageCase{
@@ -145,7 +171,7 @@ INSTANTIATE_TEST_SUITE_P(
                   .num_stages = 2,
                   .rows = 4,
                   .sequence_length = 100,
-                  .policy = ActivationPolicy::recompute,
+                  .recompute = Recompute::block,
                   .vocab_size = 31,
                   .intermediate_size = 64,
                   .hidden_size = 900}),

@@ -84,15 +84,16 @@ TEST_P(StageTest, LossOfUniformModelIsLogarithmOfVocabulary) {
 TEST_P(StageTest, RecomputationGivesTheSameBits) {
   const TinyBatch data(*device_, config_, kRows, kLength);
   std::vector<std::vector<float>> gradients[2];
-  for (const ActivationPolicy policy : {ActivationPolicy::exact, ActivationPolicy::recompute}) {
+  for (const Recompute recompute : {Recompute::elementwise, Recompute::block}) {
     StageOptions options = tiny_options(kRows, kLength);
-    options.policy = policy;
+    options.recompute = recompute;
     const auto stage = whole_model(options);
     const MicroBatch batch = data.batch();
     stage->forward(0, batch, {}, 1.0f);
     stage->backward(0, batch, {}, nullptr);
     for (const Parameter& parameter : stage->parameters()) {
-      gradients[policy == ActivationPolicy::exact ? 0 : 1].push_back(values_of(parameter.gradient));
+      gradients[recompute == Recompute::elementwise ? 0 : 1].push_back(
+          values_of(parameter.gradient));
     }
   }
   EXPECT_EQ(gradients[0], gradients[1]);

@@ -15,7 +15,7 @@ struct LayoutCase {
   const char* name;
   std::int64_t pipeline = 1;
   ScheduleKind schedule = ScheduleKind::one_f_one_b;
-  ActivationPolicy policy = ActivationPolicy::exact;
+  Recompute recompute = Recompute::elementwise;
   std::int64_t micro_batches = 3;
 };
 
@@ -39,7 +39,7 @@ TrainConfig config_of(const LayoutCase& tested, std::int64_t num_replicas) {
   config.parallel.pipeline = tested.pipeline;
   config.parallel.global_batch = 3 * tested.micro_batches * num_replicas;
   config.parallel.schedule = tested.schedule;
-  config.device.activations = tested.policy;
+  config.model.recompute = tested.recompute;
   config.schedule.steps = 7;
   return config;
 }
@@ -52,7 +52,7 @@ StepEngineOptions engine_options(const TrainConfig& config, const RunLayout& lay
   options.micro_batches = static_cast<int>(layout.micro_batches);
   options.micro_batch = config.parallel.micro_batch;
   options.sequence_length = config.data.sequence_length;
-  options.policy = config.device.activations;
+  options.recompute = config.model.recompute;
   options.schedule = config.parallel.schedule;
   options.adamw = config.adamw_options();
   return options;
@@ -107,7 +107,7 @@ INSTANTIATE_TEST_SUITE_P(Layouts, PlanLayoutsTest,
                                            LayoutCase{.name = "two_stages_gpipe_recompute",
                                                       .pipeline = 2,
                                                       .schedule = ScheduleKind::gpipe,
-                                                      .policy = ActivationPolicy::recompute},
+                                                      .recompute = Recompute::block},
                                            LayoutCase{.name = "three_stages", .pipeline = 3},
                                            LayoutCase{.name = "four_stages_one_micro_batch",
                                                       .pipeline = 4,

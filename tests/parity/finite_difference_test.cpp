@@ -100,15 +100,15 @@ void expect_gradient(const std::string& name, const Tensor& tensor,
   }
 }
 
-class FiniteDifference : public testing::TestWithParam<std::tuple<bool, ActivationPolicy>> {};
+class FiniteDifference : public testing::TestWithParam<std::tuple<bool, Recompute>> {};
 
 TEST_P(FiniteDifference, EveryParameterOfTheModel) {
-  const auto [tied, policy] = GetParam();
+  const auto [tied, recompute] = GetParam();
   std::mt19937 random(3);
   const auto device = Device::create_cpu(1);
   const LlamaConfig config = tiny_config(tied);
   Stage stage(*device, config, stage_range(config, 0, 1),
-              {.micro_batch = kRows, .sequence_length = kSequenceLength, .policy = policy});
+              {.micro_batch = kRows, .sequence_length = kSequenceLength, .recompute = recompute});
   stage.initialize(11);
   const GoldenBatch batch = random_batch(random);
   const DeviceBatch on_device(*device, batch, 0, kRows);
@@ -126,9 +126,8 @@ TEST_P(FiniteDifference, EveryParameterOfTheModel) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Stage, FiniteDifference,
-                         testing::Combine(testing::Bool(),
-                                          testing::Values(ActivationPolicy::exact,
-                                                          ActivationPolicy::recompute)));
+                         testing::Combine(testing::Bool(), testing::Values(Recompute::elementwise,
+                                                                           Recompute::block)));
 
 // What a stage hands to the one before it.
 TEST(FiniteDifferenceInput, LastStage) {

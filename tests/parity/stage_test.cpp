@@ -20,19 +20,19 @@ constexpr double kZeroTolerance = 1e-6;
 // How one and the same batch may be run.
 struct Way {
   const char* name;
-  ActivationPolicy policy;
+  Recompute recompute;
   int num_threads;
   std::int64_t rows;  // of a micro-batch; 0: all
   bool all_forward_first;
 };
 constexpr Way kWays[] = {
-    {"Whole", ActivationPolicy::exact, 1, 0, false},
-    {"TwoThreads", ActivationPolicy::exact, 2, 0, false},
-    {"Recompute", ActivationPolicy::recompute, 2, 0, false},
-    {"Accumulated", ActivationPolicy::exact, 2, 1, false},
-    {"AccumulatedUnevenly", ActivationPolicy::recompute, 1, 2, false},
-    {"InFlight", ActivationPolicy::exact, 2, 1, true},
-    {"InFlightRecompute", ActivationPolicy::recompute, 2, 1, true},
+    {"Whole", Recompute::elementwise, 1, 0, false},
+    {"TwoThreads", Recompute::elementwise, 2, 0, false},
+    {"Recompute", Recompute::block, 2, 0, false},
+    {"Accumulated", Recompute::elementwise, 2, 1, false},
+    {"AccumulatedUnevenly", Recompute::block, 1, 2, false},
+    {"InFlight", Recompute::elementwise, 2, 1, true},
+    {"InFlightRecompute", Recompute::block, 2, 1, true},
 };
 
 std::vector<DeviceBatch> micro_batches(Device& device, const GoldenBatch& batch,
@@ -75,7 +75,7 @@ TEST_P(StageParity, LossAndGradients) {
   Stage stage(*device, golden.config, stage_range(golden.config, 0, 1),
               {.micro_batch = rows,
                .sequence_length = golden.batch.sequence_length,
-               .policy = way.policy,
+               .recompute = way.recompute,
                .micro_batches_in_flight = way.all_forward_first ? num_batches : 1});
   ASSERT_EQ(stage.parameters().size(), static_cast<std::int64_t>(golden.weights.size()));
   load_weights(golden, stage.parameters());
@@ -203,14 +203,14 @@ TEST_P(PipelineParity, StagesByThemselves) {
   const Golden golden(GetParam());
   const auto device = parity_device(2);
   const std::int64_t num_stages = golden.config.num_layers;
-  for (const auto policy : {ActivationPolicy::exact, ActivationPolicy::recompute}) {
+  for (const auto recompute : {Recompute::elementwise, Recompute::block}) {
     std::vector<std::unique_ptr<Stage>> stages;
     for (std::int64_t i = 0; i < num_stages; ++i) {
       stages.push_back(
           std::make_unique<Stage>(*device, golden.config, stage_range(golden.config, i, num_stages),
                                   StageOptions{.micro_batch = golden.batch.rows,
                                                .sequence_length = golden.batch.sequence_length,
-                                               .policy = policy}));
+                                               .recompute = recompute}));
       load_weights(golden, stages.back()->parameters());
     }
     const DeviceBatch batch(*device, golden.batch, 0, golden.batch.rows);

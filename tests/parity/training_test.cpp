@@ -37,7 +37,7 @@ TEST_P(TrainingParity, TenSteps) {
   Stage stage(*device, golden.config, stage_range(golden.config, 0, 1),
               {.micro_batch = golden.batch.rows,
                .sequence_length = golden.batch.sequence_length,
-               .policy = row_by_row ? ActivationPolicy::recompute : ActivationPolicy::exact});
+               .recompute = row_by_row ? Recompute::block : Recompute::elementwise});
   load_weights(golden, stage.parameters());
   const auto optimizer = make_adamw(*device, stage.parameters(), training.adamw);
 

@@ -54,7 +54,7 @@ class Layouts(TrainingCase):
 
     def test_recomputation_changes_no_bit(self):
         self.run_layout("exact")
-        self.run_layout("recompute", settings=['device.activations="recompute"'])
+        self.run_layout("recompute", settings=['model.recompute="block"'])
         self.assertEqual(self.losses("recompute"), self.losses("exact"))
         self.assertEqual(self.weights("recompute"), self.weights("exact"))
 

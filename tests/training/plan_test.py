@@ -46,7 +46,7 @@ class Plan(TrainingCase):
     @unittest.skipIf(has_sanitizer(), "a sanitizer has memory of its own")
     def test_memory_of_a_whole_process_is_within_two_percent(self):
         config = self.write_config()
-        for variant in ([], ["--set", 'device.activations="recompute"', "--set", "checkpoint.async=false"]):
+        for variant in ([], ["--set", 'model.recompute="block"', "--set", "checkpoint.async=false"]):
             with self.subTest(variant=variant):
                 output = ["--set", f'run.output="{self.directory / f"run{len(variant)}"}"']
                 arguments = [config, *MODEL, *variant, *output]

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "kernels/device.h"
+#include "kernels/moc.h"
+#include "kernels/op_graph.h"
+#include "model/llama_config.h"
+#include "model/parameter.h"
+#include "model/projection.h"
+
+namespace chaski {
+
+// What an FFN's backward pass reads of its forward pass; T tokens, I channels. With MoC `moc` is
+// used, else the tensors before it.
+struct FfnActivations {
+  Tensor inverse_rms;  // [T], of the norm before it
+  Tensor gate_up;      // [T, 2 · I]; its gradient after the backward pass
+  Tensor silu;         // [T, I]; empty: recomputed
+  Tensor product;      // [T, I], silu · up; empty: recomputed
+  MocKept moc;
+
+  // The tokens [begin, begin + count) of every tensor.
+  FfnActivations rows(std::int64_t begin, std::int64_t count) const;
+  void add_to(OpKey& key) const;
+};
+
+// Tokens of a tile, of so many in all; the last tile may have fewer. No more than what large
+// products need to run at their full rate.
+std::int64_t ffn_tile(Backend backend, std::int64_t num_tokens);
+
+// What MoC keeps of a token in a model with config.moc; no index form: the smaller one.
+MocShape moc_shape(const LlamaConfig& config, std::optional<MocIndex> index);
+
+// The FFN of a block: Wdown · (SiLU(Wgate · x) ⊙ Wup · x), of all channels or of those that MoC
+// selects for a token. Tokens are taken in tiles; only what is kept for the backward pass outlives
+// one.
+class Ffn {
+ public:
+  // The parameters [first, first + 4) of the set are the weight of the norm before the FFN and the
+  // gate, up and down projections. `index`: see moc_shape().
+  Ffn(const LlamaConfig& config, std::optional<MocIndex> index, ParameterSet& parameters,
+      std::int64_t first);
+  // To be called once the set's values are allocated.
+  void bind();
+
+  // out [T, hidden_size] from normed [T, hidden_size]. What is empty in `kept` is not kept. An
+  // empty out: only what is kept is computed.
+  void forward(const Tensor& normed, const FfnActivations& kept, const Tensor& out) const;
+
+  // Through the FFN and the norm before it, whose input [T, hidden_size] is the residual stream.
+  // `dresidual` [T, hidden_size] holds the gradient of the block's output; receives that of
+  // `input`. Adds to the parameters' gradients; overwrites kept.gate_up.
+  void backward(const Tensor& input, const FfnActivations& kept, const Tensor& dresidual) const;
+
+ private:
+  DType type() const { return parameters_->types().compute; }
+  template <typename Run>
+  void for_each_tile(std::int64_t num_tokens, const Run& run) const;
+  void forward_dense(const Tensor& normed, const FfnActivations& kept, const Tensor& out) const;
+  void forward_selected(const Tensor& normed, const MocKept& kept, const Tensor& out) const;
+  MocKept kept_for_now(Workspace::Frame& frame, std::int64_t tokens) const;
+  void backward_tile(const Tensor& input, const FfnActivations& kept,
+                     const Tensor& dresidual) const;
+
+  std::int64_t hidden_size_;
+  std::int64_t intermediate_size_;
+  std::optional<MocShape> moc_;
+  ParameterSet* parameters_;
+  std::int64_t norm_;
+  Projection gate_up_;
+  Projection down_;
+};
+
+}  // namespace chaski

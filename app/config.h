@@ -142,6 +142,7 @@ struct LogConfig {
   std::int64_t every = 10;              // steps between two lines on the console
   std::string jsonl = "metrics.jsonl";  // relative to the output directory; empty: not written
   ConsoleMode console = ConsoleMode::automatic;
+  std::int64_t dead_channel_steps = 100;
 
   bool operator==(const LogConfig&) const = default;
 };

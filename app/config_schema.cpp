@@ -420,6 +420,12 @@ std::vector<ConfigKey> log_keys() {
                         "nothing but warnings and errors",
        .choices = {"auto", "plain", "off"},
        .synonyms = {"color", "colour", "quiet", "progress"}},
+      {.name = "dead_channel_steps",
+       .field = field<&TrainConfig::log, &LogConfig::dead_channel_steps>,
+       .documentation =
+           "with model.ffn = \"moc\": a channel that no token has selected for so many "
+           "steps is reported as dead",
+       .range = between(1, 1e12)},
   };
 }
 

@@ -5,6 +5,7 @@
 #include <set>
 #include <stdexcept>
 
+#include "app/config.h"
 #include "app/version.h"
 #include "data/tokenizer.h"
 #include "fault/checkpoint_writer.h"
@@ -18,6 +19,7 @@ struct ImportArguments {
   std::string directory;
   std::string out;
   std::string tokenizer;
+  std::vector<std::string> settings;
 };
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
@@ -39,6 +41,33 @@ LlamaConfig read_config(const std::string& directory) {
                     "save_pretrained() or `chaski export`",
                     directory));
   return parse_huggingface_config(read_whole_file(posix_file_system(), path, kMaxBytes), path);
+}
+
+// The model with other channels of its FFN, as --set asks for.
+LlamaConfig with_settings(const LlamaConfig& model, const std::vector<std::string>& settings) {
+  if (settings.empty()) return model;
+  TrainConfig config;
+  config.model.llama = model;
+  config.data.train = {"unused"};
+  config.data.sequence_length = 1;
+  config.schedule.steps = 1;
+  bool keeps_ffn = true;
+  for (const std::string& setting : settings) {
+    const bool chooses_ffn = setting.rfind("model.ffn=", 0) == 0;
+    keeps_ffn = keeps_ffn && !chooses_ffn;
+    if (chooses_ffn || setting.rfind("model.moc.", 0) == 0) continue;
+    throw std::invalid_argument(
+        fmt::format("--set {}: only model.ffn and the keys of [model.moc] can be set here\n"
+                    "hint: for example --set model.ffn=moc --set model.moc.keep=256",
+                    setting));
+  }
+  if (keeps_ffn && model.moc) {
+    config.model.ffn = FeedForwardKind::moc;
+    config.model.moc.keep.count = model.moc->keep;
+    config.model.moc.pattern = model.moc->pattern;
+    config.model.moc.selection = model.moc->score;
+  }
+  return parse_config(to_toml(config, false), "config.json", settings).model.llama;
 }
 
 std::shared_ptr<const Tokenizer> read_tokenizer(const ImportArguments& arguments,
@@ -95,7 +124,7 @@ CheckpointMetadata make_metadata(const LlamaConfig& config, const Tokenizer& tok
 }
 
 void run_import(const ImportArguments& arguments) {
-  const LlamaConfig config = read_config(arguments.directory);
+  const LlamaConfig config = with_settings(read_config(arguments.directory), arguments.settings);
   const auto tokenizer = read_tokenizer(arguments, config);
   const SafetensorsReader reader(arguments.directory);
   check_tensors(reader, config, arguments.directory);
@@ -114,8 +143,8 @@ void run_import(const ImportArguments& arguments) {
          }});
   }
   write_checkpoint(arguments.out, make_metadata(config, *tokenizer), records);
-  fmt::print("imported    {}: {} tensors\ncheckpoint  {}\n", arguments.directory, records.size(),
-             arguments.out);
+  fmt::print("imported    {}: {} tensors; {}\ncheckpoint  {}\n", arguments.directory,
+             records.size(), config.describe_ffn(), arguments.out);
 }
 
 }  // namespace
@@ -132,6 +161,14 @@ void register_import_command(CLI::App& app) {
       ->add_option("--tokenizer", arguments->tokenizer,
                    "SentencePiece model; default: DIR/tokenizer.model")
       ->type_name("FILE.model");
+  command
+      ->add_option(
+          "--set", arguments->settings,
+          "Go on with other channels of the FFN: model.ffn=moc, model.moc.keep=256, …; may "
+          "be repeated")
+      ->type_name("KEY=VALUE")
+      ->take_all()
+      ->allow_extra_args(false);
   command->callback([arguments] { run_import(*arguments); });
 }
 

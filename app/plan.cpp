@@ -176,4 +176,32 @@ std::vector<WhatIf> plan_neighbours(const TrainingPlan& plan, const PlanningMach
   return result;
 }
 
+std::vector<FfnChoice> plan_ffn_choices(const TrainingPlan& plan, const PlanningMachine& machine) {
+  PlanningMachine without_rates = machine;
+  without_rates.rates.reset();
+  std::vector<FfnChoice> choices;
+  for (const bool moc : {false, true}) {
+    for (const Recompute recompute : {Recompute::none, Recompute::elementwise, Recompute::block}) {
+      TrainConfig config = plan.config;
+      LlamaConfig& model = config.model.llama;
+      if (!moc) model.moc.reset();
+      if (moc && !model.moc) model.moc.emplace();
+      try {
+        model.resolve();
+      } catch (const std::invalid_argument&) {
+        continue;  // wider than MoC can be
+      }
+      config.model.ffn = moc ? FeedForwardKind::moc : FeedForwardKind::swiglu;
+      config.model.recompute = recompute;
+      FfnChoice choice;
+      choice.name = fmt::format("{}, recompute {}", model.describe_ffn(), name_of(recompute));
+      choice.plan = make_plan(config, static_cast<int>(plan.ranks.size()), without_rates);
+      const bool keeps = recompute != Recompute::block;
+      choice.bytes_per_token = keeps ? choice.plan.ranks.front().stage.ffn_bytes_per_token : 0;
+      choices.push_back(std::move(choice));
+    }
+  }
+  return choices;
+}
+
 }  // namespace chaski

@@ -78,4 +78,16 @@ struct WhatIf {
 // possible are left out.
 std::vector<WhatIf> plan_neighbours(const TrainingPlan& plan, const PlanningMachine& machine);
 
+// What a kind of feed-forward network takes to be trained.
+struct FfnChoice {
+  std::string name;  // "moc, recompute elementwise"
+  // Kept from the forward for the backward pass, of one token and layer; 0 where all is computed
+  // again.
+  std::int64_t bytes_per_token = 0;
+  TrainingPlan plan;
+};
+// The config with a dense FFN and with MoC (its own, or the default one), each with all that can be
+// computed again. No times.
+std::vector<FfnChoice> plan_ffn_choices(const TrainingPlan& plan, const PlanningMachine& machine);
+
 }  // namespace chaski

@@ -183,10 +183,11 @@ void run_plan(const PlanArguments& arguments) {
   if (communicator.rank() != 0) return;
   const TrainingPlan plan = make_plan(config, num_processes, machine);
   const std::vector<WhatIf> neighbours = plan_neighbours(plan, machine);
+  const std::vector<FfnChoice> ffn_choices = plan_ffn_choices(plan, machine);
   if (arguments.json) {
-    fmt::print("{}\n", plan_json(plan, machine, neighbours).dump(2));
+    fmt::print("{}\n", plan_json(plan, machine, neighbours, ffn_choices).dump(2));
   } else {
-    print_plan(plan, machine, neighbours);
+    print_plan(plan, machine, neighbours, ffn_choices);
   }
 }
 

@@ -195,6 +195,48 @@ void print_neighbours(const TrainingPlan& plan, const std::vector<WhatIf>& neigh
   for (const WhatIf& neighbour : neighbours) print_row(neighbour.change, neighbour.plan);
 }
 
+// Of the process that takes most.
+const RankMemory& largest_rank(const TrainingPlan& plan) {
+  return *std::max_element(
+      plan.ranks.begin(), plan.ranks.end(),
+      [](const RankMemory& a, const RankMemory& b) { return a.device_total() < b.device_total(); });
+}
+
+void print_ffn_choices(const TrainingPlan& plan, const std::vector<FfnChoice>& choices) {
+  fmt::print("\n{:<62}{:>14}{:>14}{:>14}{:>14}\n", "feed-forward network, largest process",
+             "token, layer", "activations", "workspace", "accounted");
+  for (const FfnChoice& choice : choices) {
+    const RankMemory& rank = largest_rank(choice.plan);
+    const bool configured = choice.plan.config.model.recompute == plan.config.model.recompute &&
+                            choice.plan.config.model.llama == plan.config.model.llama;
+    fmt::print("{:<62}{:>14}{:>14}{:>14}{:>14}\n", (configured ? "* " : "  ") + choice.name,
+               format_bytes(choice.bytes_per_token),
+               mebibytes(rank.device_bytes(MemoryCategory::activations)),
+               mebibytes(rank.device_bytes(MemoryCategory::workspace)),
+               mebibytes(rank.device_total()));
+  }
+  if (!plan.config.model.llama.moc) return;
+  for (const MocIndex index : {MocIndex::uint16, MocIndex::bitmap}) {
+    const bool used =
+        index == moc_shape(plan.config.model.llama, plan.config.model.moc_index()).index;
+    fmt::print("{} {} of a token and layer with model.moc.index = \"{}\"\n",
+               used ? "* indices take" : "  they would take",
+               format_bytes(moc_shape(plan.config.model.llama, index).index_bytes()),
+               name_of(index));
+  }
+}
+
+Json ffn_json(const FfnChoice& choice) {
+  const RankMemory& rank = largest_rank(choice.plan);
+  return {{"name", choice.name},
+          {"ffn", choice.plan.config.model.llama.moc ? "moc" : "swiglu"},
+          {"recompute", name_of(choice.plan.config.model.recompute)},
+          {"bytes_per_token_and_layer", choice.bytes_per_token},
+          {"activation_bytes", rank.device_bytes(MemoryCategory::activations)},
+          {"workspace_bytes", rank.device_bytes(MemoryCategory::workspace)},
+          {"accounted_bytes", rank.device_total()}};
+}
+
 Json rank_json(const TrainingPlan& plan, const RankMemory& rank) {
   Json memory;
   Json activations;
@@ -283,7 +325,8 @@ std::vector<MemoryRow> host_memory_rows(const RankMemory& rank) {
 }
 
 nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine& machine,
-                                 const std::vector<WhatIf>& neighbours) {
+                                 const std::vector<WhatIf>& neighbours,
+                                 const std::vector<FfnChoice>& ffn_choices) {
   Json report;
   const Work work = plan.work();
   report["parameters"] = plan.config.model.llama.num_parameters();
@@ -337,16 +380,17 @@ nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine
     }
     report["what_if"].push_back(entry);
   }
+  for (const FfnChoice& choice : ffn_choices) report["ffn_choices"].push_back(ffn_json(choice));
   return report;
 }
 
 void print_plan(const TrainingPlan& plan, const PlanningMachine& machine,
-                const std::vector<WhatIf>& neighbours) {
+                const std::vector<WhatIf>& neighbours, const std::vector<FfnChoice>& ffn_choices) {
   const LlamaConfig& model = plan.config.model.llama;
-  print_line("model", fmt::format("{} parameters: {}, hidden {}, FFN {}, vocabulary {}",
+  print_line("model", fmt::format("{} parameters: {}, hidden {}, {}, vocabulary {}",
                                   format_count(static_cast<double>(model.num_parameters())),
                                   format_number_of(model.num_layers, "layer"), model.hidden_size,
-                                  model.intermediate_size, model.vocab_size));
+                                  model.describe_ffn(), model.vocab_size));
   print_line(
       "layout",
       fmt::format("{} x {}, {} a process; {} of {} x {} tokens each",
@@ -368,6 +412,7 @@ void print_plan(const TrainingPlan& plan, const PlanningMachine& machine,
              fmt::format("most is in use in: {}", plan.ranks.front().stage.phases.front().name));
   print_links(plan);
   print_neighbours(plan, neighbours);
+  print_ffn_choices(plan, ffn_choices);
 }
 
 }  // namespace chaski

@@ -8,11 +8,12 @@
 namespace chaski {
 
 nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine& machine,
-                                 const std::vector<WhatIf>& neighbours);
+                                 const std::vector<WhatIf>& neighbours,
+                                 const std::vector<FfnChoice>& ffn_choices);
 
 // The same for people, on standard output.
 void print_plan(const TrainingPlan& plan, const PlanningMachine& machine,
-                const std::vector<WhatIf>& neighbours);
+                const std::vector<WhatIf>& neighbours, const std::vector<FfnChoice>& ffn_choices);
 
 // One row of a process's memory: a category, or (indented) a kind of it.
 struct MemoryRow {

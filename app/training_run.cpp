@@ -5,10 +5,12 @@
 #include <cmath>
 #include <filesystem>
 #include <fmt/core.h>
+#include <span>
 #include <stdexcept>
 
 #include "app/human_format.h"
 #include "app/job.h"
+#include "app/plan_memory.h"
 #include "app/process_memory.h"
 
 namespace chaski {
@@ -59,7 +61,7 @@ bool TrainingRun::advance(std::int64_t step) {
   if (validation_data_ != nullptr && (last || (every > 0 && updates % every == 0))) {
     validation = validate(updates);
   }
-  record(step, outcome, elapsed.count(), learning_rate, validation);
+  record(step, outcome, elapsed.count(), learning_rate, validation, observe_channels(updates));
   if (config_.checkpoint.every > 0 && updates % config_.checkpoint.every == 0) try_save(updates);
   report_saves();
   report_data_damage();
@@ -92,7 +94,8 @@ void TrainingRun::handle_nonfinite(std::int64_t step) {
 }
 
 void TrainingRun::record(std::int64_t step, const StepOutcome& outcome, double seconds,
-                         double learning_rate, const std::optional<EvaluationResult>& validation) {
+                         double learning_rate, const std::optional<EvaluationResult>& validation,
+                         const nlohmann::ordered_json& channels) {
   if (!is_root()) return;
   const std::int64_t updates = step + 1;
   const double rate = static_cast<double>(tokens_per_step()) / seconds;
@@ -109,6 +112,7 @@ void TrainingRun::record(std::int64_t step, const StepOutcome& outcome, double s
     entry.seconds = seconds;
     entry.extras["epoch"] = loader_->epoch(static_cast<std::uint64_t>(step));
     if (!outcome.verdict.commit) entry.extras["skipped"] = true;
+    if (!channels.empty()) entry.extras["channels"] = channels;
     if (validation) {
       entry.extras["validation_loss"] = validation->loss();
       entry.extras["validation_bits_per_byte"] =
@@ -116,8 +120,7 @@ void TrainingRun::record(std::int64_t step, const StepOutcome& outcome, double s
     }
     metrics_->write(entry);
   }
-  const bool first_or_last = step == first_step_ || updates == config_.schedule.steps;
-  if (config_.log.every == 0 || (!first_or_last && updates % config_.log.every != 0)) return;
+  if (!is_logged(updates)) return;
   StepLine line;
   line.step = updates;
   line.total_steps = config_.schedule.steps;
@@ -129,6 +132,18 @@ void TrainingRun::record(std::int64_t step, const StepOutcome& outcome, double s
   line.memory_bytes = resident_bytes();
   line.eta_seconds = seconds_per_step_ * static_cast<double>(config_.schedule.steps - updates);
   console_->step(line);
+}
+
+bool TrainingRun::is_logged(std::int64_t updates) const {
+  return updates == first_step_ + 1 || updates == config_.schedule.steps ||
+         updates % config_.log.every == 0;
+}
+
+nlohmann::ordered_json TrainingRun::observe_channels(std::int64_t updates) {
+  if (!channels_) return {};
+  channels_->add(engine_->stage().range(), engine_->stage().take_channel_use());
+  if (!is_logged(updates)) return {};
+  return channels_->report(communicator_, updates);
 }
 
 double TrainingRun::ceiling_share(double tokens_per_second) {
@@ -228,6 +243,39 @@ void TrainingRun::report_data_damage() {
   }
 }
 
+void TrainingRun::report_memory() {
+  const RankMemory planned = plan_memory(*device_, config_, communicator_.size(), {})
+                                 .at(static_cast<std::size_t>(communicator_.rank()));
+  const MemoryUsage& taken = device_->memory();
+  std::int64_t peak = 0;
+  bool as_planned = true;
+  std::string parts;
+  for (int i = 0; i < kNumMemoryCategories; ++i) {
+    const auto category = static_cast<MemoryCategory>(i);
+    const std::int64_t bytes = taken.peak(category);
+    const std::int64_t expected = planned.device_bytes(category);
+    peak += bytes;
+    as_planned = as_planned && bytes == expected;
+    if (bytes == 0 && expected == 0) continue;
+    parts +=
+        fmt::format("{}{} {}", parts.empty() ? "" : ", ", name_of(category), format_bytes(bytes));
+    if (bytes != expected) parts += fmt::format(" (planned {})", format_bytes(expected));
+  }
+  std::vector<std::int64_t> peaks(static_cast<std::size_t>(communicator_.size()));
+  peaks[static_cast<std::size_t>(communicator_.rank())] = peak;
+  communicator_.all_reduce_sum(std::span<std::int64_t>(peaks));
+  const std::string plan =
+      as_planned ? "as planned" : format_bytes(planned.device_total()) + " planned";
+  const std::vector<std::string> lines = communicator_.gather(
+      fmt::format("{} at most, {}: {}; the whole process {}", format_bytes(peak), plan, parts,
+                  format_bytes(peak_resident_bytes())),
+      0);
+  if (!is_root()) return;
+  const auto largest = std::max_element(peaks.begin(), peaks.end()) - peaks.begin();
+  const std::string whose = peaks.size() == 1 ? "" : fmt::format(" of rank {}", largest);
+  console_->note("memory" + whose + ": " + lines[static_cast<std::size_t>(largest)]);
+}
+
 void TrainingRun::finish(std::int64_t updates) {
   if (saved_step_ != updates) {
     if (writer_ != nullptr) survive_failed_save([this] { writer_->wait(); });
@@ -236,7 +284,10 @@ void TrainingRun::finish(std::int64_t updates) {
   if (writer_ != nullptr) writer_->wait();
   report_saves();
   communicator_.barrier();
+  report_memory();
   if (!is_root()) return;
+  if (channels_ && !channels_->summary().empty())
+    console_->note("channels: " + channels_->summary());
   std::string text = updates == config_.schedule.steps
                          ? "finished " + format_number_of(updates, "step")
                          : fmt::format("ended at step {} of {}", updates, config_.schedule.steps);

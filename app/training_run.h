@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "app/batch_tensors.h"
+#include "app/channel_statistics.h"
 #include "app/config.h"
 #include "app/device_choice.h"
 #include "app/evaluation.h"
@@ -63,7 +64,8 @@ class TrainingRun {
   BatchSource uploaded_batches() const;
   void handle_nonfinite(std::int64_t step);
   void record(std::int64_t step, const StepOutcome& outcome, double seconds, double learning_rate,
-              const std::optional<EvaluationResult>& validation);
+              const std::optional<EvaluationResult>& validation,
+              const nlohmann::ordered_json& channels);
   // A step's rate beside the best matrix products that this run has seen: at most 1.
   double ceiling_share(double tokens_per_second);
   EvaluationResult validate(std::int64_t updates);
@@ -79,7 +81,13 @@ class TrainingRun {
   void start_verification();
   // Warns once the token files were found to be damaged.
   void report_data_damage();
+  // With MoC; in the steps that are logged on the console what is to be known of the channels.
+  nlohmann::ordered_json observe_channels(std::int64_t updates);
+  bool is_logged(std::int64_t updates) const;
   void finish(std::int64_t updates);
+  // What was taken of the memory, of the process that took most, and what was planned; all
+  // processes take part.
+  void report_memory();
   CheckpointMetadata metadata(std::int64_t updates) const;
   std::int64_t tokens_per_step() const {
     return config_.parallel.global_batch * config_.data.sequence_length;
@@ -112,7 +120,8 @@ class TrainingRun {
   std::optional<EvaluationResult> last_validation_;
   std::unique_ptr<CheckpointWriter> writer_;
   std::int64_t saved_step_ = -1;
-  std::unique_ptr<MetricsLog> metrics_;  // rank 0
+  std::unique_ptr<MetricsLog> metrics_;        // rank 0
+  std::optional<ChannelStatistics> channels_;  // with MoC
   std::unique_ptr<StepConsole> console_;
 };
 

@@ -83,14 +83,6 @@ std::string describe_memory(const MemoryUsage& memory) {
   return text;
 }
 
-std::string describe_ffn(const LlamaConfig& model) {
-  if (!model.moc) return fmt::format("FFN {}", model.intermediate_size);
-  const MocConfig& moc = *model.moc;
-  return fmt::format("FFN {} of {} channels ({}{})", moc.keep, model.intermediate_size,
-                     name_of(moc.pattern),
-                     moc.score == MocScore::gate ? "" : fmt::format(", {}", name_of(moc.score)));
-}
-
 bool has_validation_part(const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
     if (!TokenFile::open(path)->has_part(Part::validation)) return false;
@@ -250,11 +242,11 @@ void TrainingRun::check_saved_model(const LlamaConfig& saved) const {
     throw std::invalid_argument(
         fmt::format("{} was trained with {}, but the config wants {}\nhint: set model.ffn as it "
                     "was, or begin a new run with --init-from {}",
-                    checkpoint_, describe_ffn(saved), describe_ffn(model), checkpoint_));
+                    checkpoint_, saved.describe_ffn(), model.describe_ffn(), checkpoint_));
   }
   if (is_root()) {
     fmt::print(stderr, "chaski: warning: {} was trained with {}; goes on with {}\n", checkpoint_,
-               describe_ffn(saved), describe_ffn(model));
+               saved.describe_ffn(), model.describe_ffn());
   }
 }
 
@@ -288,6 +280,9 @@ void TrainingRun::load_checkpoint() {
 }
 
 void TrainingRun::open_outputs() {
+  if (config_.model.llama.moc) {
+    channels_.emplace(config_.model.llama, first_step_, config_.log.dead_channel_steps);
+  }
   const std::filesystem::path output = output_directory(config_);
   if (is_root()) {
     console_ = std::make_unique<StepConsole>(config_.log.console);
@@ -362,7 +357,7 @@ void TrainingRun::print_start() const {
        fmt::format("{} parameters: {}, hidden {}, {}, heads {}/{} of {}, vocabulary {}{}",
                    format_count(static_cast<double>(model.num_parameters())),
                    format_number_of(model.num_layers, "layer"), model.hidden_size,
-                   describe_ffn(model), model.num_heads, model.num_kv_heads, model.head_dim,
+                   model.describe_ffn(), model.num_heads, model.num_kv_heads, model.head_dim,
                    model.vocab_size, model.tie_embeddings ? ", tied head" : ""));
   const TokenStream& stream = training_data_->stream();
   line("data",

@@ -89,6 +89,13 @@ void LlamaConfig::resolve() {
   if (moc) resolve_moc(*moc, *this);
 }
 
+std::string LlamaConfig::describe_ffn() const {
+  if (!moc) return fmt::format("FFN {}", intermediate_size);
+  return fmt::format("FFN {} of {} channels ({}{})", moc->keep, intermediate_size,
+                     name_of(moc->pattern),
+                     moc->score == MocScore::gate ? "" : fmt::format(", {}", name_of(moc->score)));
+}
+
 std::int64_t LlamaConfig::num_layer_parameters() const {
   return 2 * hidden_size                         // norms
          + hidden_size * qkv_size()              // query, key, value

@@ -50,6 +50,9 @@ struct LlamaConfig {
   // (Kaplan et al., arXiv 2001.08361, with 12·layers·query_size·(sequence_length + 1)/2).
   double training_flops_per_token(std::int64_t sequence_length) const;
 
+  // Of the FFN in a few words: "FFN 1376", "FFN 256 of 1376 channels (topk)".
+  std::string describe_ffn() const;
+
   bool operator==(const LlamaConfig&) const = default;
 };
 

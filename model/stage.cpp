@@ -169,6 +169,10 @@ void Stage::allocate_activations() {
   if (options_.training && !range_.has_head) {
     input_gradient_ = allocate_activation({tokens, config_.hidden_size});
   }
+  if (options_.training && config_.moc) {
+    channel_counts_ =
+        allocate_activation(DType::i32, {range_.num_layers, config_.intermediate_size + 1});
+  }
   if (range_.has_head) {
     losses_ = allocate_activation(DType::f32, {tokens});
     loss_totals_ = allocate_activation(DType::f64, {2});
@@ -203,7 +207,7 @@ BlockBatch Stage::block_batch(const MicroBatch& batch, const Slot& slot) const {
 
 void Stage::run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, const Tensor& input,
                        const std::vector<BlockActivations>& kept, std::vector<OpGraph>& graphs,
-                       const Tensor& delta) {
+                       const Tensor& delta, bool counts_channels) {
   if (arrangement.positions)
     copy(batch.positions.view({arrangement.num_tokens()}), arrangement.positions);
   const std::int64_t tokens = arrangement.num_tokens();
@@ -221,8 +225,34 @@ void Stage::run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, c
     graphs[i].run(device_, key, [&] {
       blocks_[i].forward(arrangement, rotary(), residual, in_delta, narrowed, delta);
     });
+    if (counts_channels) count_channels(static_cast<std::int64_t>(i), narrowed.ffn.moc);
     residual = narrowed.middle;
   }
+}
+
+void Stage::count_channels(std::int64_t layer, const MocKept& kept) const {
+  const std::int64_t channels = config_.intermediate_size;
+  std::int32_t* counts = channel_counts_.i32() + layer * (channels + 1);
+  moc_count(moc_shape(config_, options_.moc_index), kept,
+            Tensor(device_, DType::i32, {channels}, counts),
+            Tensor(device_, DType::i32, {1}, counts + channels));
+}
+
+std::vector<ChannelUse> Stage::take_channel_use() {
+  if (!channel_counts_) return {};
+  const std::int64_t columns = channel_counts_.dim(1);
+  std::vector<std::uint32_t> counts(static_cast<std::size_t>(channel_counts_.num_elements()));
+  copy_to_host(channel_counts_, counts.data());
+  // Zero is zero in every type.
+  fill(Tensor(device_, DType::f32, channel_counts_.shape(), channel_counts_.raw()), 0.0f);
+  std::vector<ChannelUse> layers(static_cast<std::size_t>(range_.num_layers));
+  auto row = counts.begin();
+  for (ChannelUse& layer : layers) {
+    layer.counts.assign(row, row + (columns - 1));
+    layer.positive = row[columns - 1];
+    row += columns;
+  }
+  return layers;
 }
 
 const Tensor& Stage::head_gradient() const {
@@ -270,7 +300,8 @@ Tensor Stage::forward(std::int64_t slot, const MicroBatch& batch, const Tensor& 
   const std::int64_t tokens = batch.tokens.num_elements();
   Workspace::Frame frame(device_);
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
-  run_blocks(batch, block_batch(batch, kept), input, kept.blocks, kept.forward, delta);
+  run_blocks(batch, block_batch(batch, kept), input, kept.blocks, kept.forward, delta,
+             !channel_counts_.empty());
   const Tensor middle = kept.blocks.back().middle.rows(0, tokens);
   if (range_.has_head) return head_forward(batch, middle, delta, kept, gradient_scale);
   const Tensor output = kept.output.rows(0, tokens);
@@ -282,7 +313,7 @@ Tensor Stage::evaluate(const MicroBatch& batch, const Tensor& input) {
   const std::int64_t tokens = batch.tokens.num_elements();
   Workspace::Frame frame(device_);
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
-  run_blocks(batch, block_batch(batch, slots_[0]), input, transient_, evaluation_, delta);
+  run_blocks(batch, block_batch(batch, slots_[0]), input, transient_, evaluation_, delta, false);
   const Tensor middle = transient_.back().middle.rows(0, tokens);
   if (range_.has_head) return head_forward(batch, middle, delta, slots_[0], 0.0f);
   const Tensor output = slots_[0].output.rows(0, tokens);

@@ -61,6 +61,12 @@ class GradientListener {
   virtual void gradients_ready(std::int64_t first, std::int64_t count) = 0;
 };
 
+// How the tokens of some forward passes used the channels of one layer's FFN, with MoC.
+struct ChannelUse {
+  std::vector<std::uint32_t> counts;  // [intermediate_size]: of tokens that selected the channel
+  std::uint32_t positive = 0;         // of kept gates above zero
+};
+
 // A contiguous range of blocks with a hand-written forward and backward pass.
 class Stage {
  public:
@@ -88,6 +94,10 @@ class Stage {
   // With a head: of all forward passes and evaluations since this was last asked; zeros without.
   // Waits for the device.
   LossTotals take_loss_totals();
+
+  // With MoC: by layer, of all forward passes (not evaluations) since this was last asked, which
+  // must have had less than 2^32 / keep tokens; else empty. Waits for the device.
+  std::vector<ChannelUse> take_channel_use();
 
   // `output_gradient` [T, hidden_size] (ignored with a head). Adds to the parameters' gradients;
   // returns the gradient of the input (empty with an embedding), valid until the next backward
@@ -120,6 +130,7 @@ class Stage {
   };
 
   void add_parameters();
+  void count_channels(std::int64_t layer, const MocKept& kept) const;
   void allocate_activations();
   Tensor allocate_activation(Shape shape) { return allocate_activation(type(), shape); }
   Tensor allocate_activation(DType type, Shape shape);
@@ -130,7 +141,7 @@ class Stage {
   // The blocks' forward pass; `delta` receives what the last one adds to its `middle`.
   void run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, const Tensor& input,
                   const std::vector<BlockActivations>& kept, std::vector<OpGraph>& graphs,
-                  const Tensor& delta);
+                  const Tensor& delta, bool counts_channels);
   Tensor head_forward(const MicroBatch& batch, const Tensor& middle, const Tensor& delta,
                       Slot& slot, float gradient_scale);
   const Tensor& head_gradient() const;
@@ -153,6 +164,9 @@ class Stage {
   Tensor input_gradient_;
   Tensor losses_;
   Tensor loss_totals_;  // [2] f64
+  // [num_layers, intermediate_size + 1] i32, with MoC: how many tokens selected each channel, then
+  // how many kept gates were positive.
+  Tensor channel_counts_;
 };
 
 }  // namespace chaski

@@ -219,30 +219,27 @@ class ParameterPlan {
   }
 };
 
+// Tensors of a block that keep something of its FFN.
 struct FfnPart {
   const char* kind;
-  std::int64_t bytes;
+  std::int64_t tensors;
+  std::int64_t bytes_per_token;  // of each
 };
 
-// What is kept of a block's FFN.
-std::vector<FfnPart> ffn_parts(const LlamaConfig& config, const StageOptions& options,
-                               std::int64_t tokens) {
-  const auto computed = [&](std::int64_t columns) {
-    return bytes_of(types_of(options.precision).compute, tokens * columns);
-  };
+std::vector<FfnPart> ffn_parts(const LlamaConfig& config, const StageOptions& options) {
+  const std::int64_t element = size_of(types_of(options.precision).compute);
   const bool keeps_all = options.recompute == Recompute::none;
   if (!config.moc) {
-    std::vector<FfnPart> parts{{"gate and up projections", computed(2 * config.intermediate_size)}};
-    if (keeps_all) {
-      parts.push_back({"SiLU and its product", 2 * computed(config.intermediate_size)});
-    }
+    const std::int64_t row = config.intermediate_size * element;
+    std::vector<FfnPart> parts{{"gate and up projections", 1, 2 * row}};
+    if (keeps_all) parts.push_back({"SiLU and its product", 2, row});
     return parts;
   }
   const MocShape shape = moc_shape(config, options.moc_index);
-  std::vector<FfnPart> parts{
-      {"kept gates and up projections", 2 * computed(shape.keep)},
-      {"indices of kept channels", bytes_of(DType::u8, tokens * shape.index_bytes())}};
-  if (keeps_all) parts.push_back({"kept SiLU and product", 2 * computed(shape.keep)});
+  const std::int64_t row = shape.keep * element;
+  std::vector<FfnPart> parts{{"kept gates and up projections", 2, row},
+                             {"indices of kept channels", 1, shape.index_bytes()}};
+  if (keeps_all) parts.push_back({"kept SiLU and product", 2, row});
   return parts;
 }
 
@@ -267,9 +264,15 @@ std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const Sta
   add("attention log-sum-exp", whole * floats(tokens * config.num_heads));
   add("residual after attention", options.training ? whole * hidden : 0);
   if (options.training) {
-    for (const auto& [kind, bytes] : ffn_parts(config, options, tokens)) add(kind, whole * bytes);
+    for (const FfnPart& part : ffn_parts(config, options)) {
+      add(part.kind, whole * part.tensors * charged_bytes(tokens * part.bytes_per_token));
+    }
   }
   add("norm scales", whole * 2 * floats(tokens));
+  if (options.training && config.moc) {
+    add("counts of selected channels",
+        bytes_of(DType::i32, range.num_layers * (config.intermediate_size + 1)));
+  }
   add("positions", slots * bytes_of(DType::i32, tokens));
   if (range.has_head) {
     add("gradient of the last block", options.training ? slots * hidden : 0);
@@ -322,6 +325,9 @@ StageMemory plan_stage_memory(Device& device, const LlamaConfig& config, const S
   }
   for (PlannedMemory& part : plan_activations(config, range, options)) {
     memory.parts.push_back(std::move(part));
+  }
+  for (const FfnPart& part : ffn_parts(config, options)) {
+    memory.ffn_bytes_per_token += part.tensors * part.bytes_per_token;
   }
   const std::int64_t largest = *std::max_element(parameters.sizes.begin(), parameters.sizes.end());
   memory.phases = WorkspacePlan(device, config, range, options).phases(largest);

@@ -29,6 +29,8 @@ struct StageMemory {
   std::vector<PlannedMemory> parts;      // all categories but the workspace
   std::vector<WorkspacePhase> phases;    // largest first
   std::vector<std::int64_t> parameters;  // elements of each, in the order of the ParameterSet
+  // Of what a block keeps of its FFN from its forward for its backward pass, norm scales apart.
+  std::int64_t ffn_bytes_per_token = 0;
 
   std::int64_t bytes(MemoryCategory category) const;
   // Of the workspace after a step: the largest phase.

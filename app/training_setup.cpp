@@ -262,7 +262,8 @@ void TrainingRun::load_checkpoint() {
     check_tokenizer(training_data_->stream(), saved.tokenizer_fingerprint,
                     "the checkpoint " + checkpoint_);
   }
-  reader.read_weights(engine_->stage().parameters());
+  reader.read_weights(engine_->stage().parameters(),
+                      layout_.num_stages == 1 ? Extent::whole_model : Extent::stage);
   if (!options_.init_from.empty()) return;
   if (reader.has_optimizer()) {
     reader.read_optimizer(engine_->optimizer().name(), engine_->optimizer().state());

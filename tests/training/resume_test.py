@@ -63,8 +63,11 @@ class Resume(TrainingCase):
         self.train("piped", "--max-steps", 50, processes=2,
                    settings=[*SHORT_EPOCHS, "parallel.pipeline=2"])
         self.train("piped", "--resume", "auto", settings=SHORT_EPOCHS)
-        for loss, expected in zip(self.losses("piped"), self.losses("one")):
-            self.assertLess(abs(loss - expected), 1e-4 * expected)
+        self.train("split", "--max-steps", 50, settings=SHORT_EPOCHS)
+        self.train("split", "--resume", "auto", processes=2, settings=[*SHORT_EPOCHS, "parallel.pipeline=2"])
+        for name in ("piped", "split"):
+            for loss, expected in zip(self.losses(name), self.losses("one")):
+                self.assertLess(abs(loss - expected), 1e-4 * expected)
 
     def test_signals_save_and_end(self):
         self.train("whole", settings=SHORT_EPOCHS)

@@ -14,6 +14,7 @@
 #include "kernels/rmsnorm.h"
 #include "kernels/rotary.h"
 #include "kernels/swiglu.h"
+#include "model/ffn.h"
 
 namespace chaski {
 namespace {
@@ -189,6 +190,36 @@ std::vector<BenchOp> swiglu_ops(const Sizes& s) {
   };
 }
 
+// With the default number of channels.
+std::vector<BenchOp> moc_ops(const LlamaConfig& config, const Sizes& s) {
+  LlamaConfig with_moc = config;
+  if (!with_moc.moc) with_moc.moc.emplace();
+  with_moc.resolve();
+  const MocShape shape = moc_shape(with_moc, std::nullopt);
+  const BenchOperand row = s.computed({s.tokens, shape.keep});
+  const BenchOperandList operands = {s.computed({s.tokens, 2 * s.ffn}),
+                                     s.computed({s.tokens, s.ffn}),
+                                     row,
+                                     row,
+                                     {{s.tokens, shape.index_bytes()}, DType::u8}};
+  const double kept = s.computed_bytes(2 * s.tokens * shape.keep) +
+                      bytes_of(DType::u8, s.tokens * shape.index_bytes());
+  const auto forward = [shape](const Operands& x) {
+    moc_forward(shape, x[0], {x[2], x[3], {}, {}, x[4]}, x[1]);
+  };
+  return {
+      {"moc_forward", OpBound::mixed, s.computed_bytes(3 * s.tokens * s.ffn) + kept, operands,
+       [forward](const Operands& x) { return timed_on(x, [&] { forward(x); }); }},
+      {"moc_backward", OpBound::mixed, s.computed_bytes(4 * s.tokens * s.ffn) + kept, operands,
+       [forward, shape](const Operands& x) {
+         forward(x);  // what was kept has to be a selection
+         return timed_on(x, [&] {
+           moc_backward(shape, {x[2], x[3], {}, {}, x[4]}, x[1], x[0], x[1]);
+         });
+       }},
+  };
+}
+
 std::vector<BenchOp> head_ops(const Sizes& s, const BenchTokens& batch) {
   const BenchOperand rows = s.computed({s.tokens, s.hidden});
   const Shape weight = {s.vocabulary, s.hidden};
@@ -283,7 +314,8 @@ std::vector<BenchOp> bench_ops(const LlamaConfig& config, const BenchTokens& bat
   std::vector<BenchOp> ops;
   for (std::vector<BenchOp>& some : std::vector<std::vector<BenchOp>>{
            embedding_ops(sizes, batch), norm_ops(sizes), attention_ops(sizes), swiglu_ops(sizes),
-           head_ops(sizes, batch), optimizer_ops(sizes), decoding_ops(sizes)}) {
+           moc_ops(config, sizes), head_ops(sizes, batch), optimizer_ops(sizes),
+           decoding_ops(sizes)}) {
     std::move(some.begin(), some.end(), std::back_inserter(ops));
   }
   return ops;

@@ -34,10 +34,12 @@ struct BlockTraffic {
     const auto ffn = static_cast<double>(model.intermediate_size);
     const auto rotated = 2.0 * static_cast<double>(model.query_size() + model.kv_size());
     norms_forward = 2 * 4 * hidden + rotated;
-    swiglu_forward = 3 * ffn;
+    // MoC reads, instead of gate and up, of which it writes the kept ones, those.
+    const auto kept = 2.0 * static_cast<double>(model.moc ? model.moc->keep : 0);
+    swiglu_forward = 3 * ffn + kept;
     // SwiGLU reads gate, up and a gradient and writes two gradients and the product; the norms are
     // recomputed, then read three tensors and write one.
-    backward = 6 * ffn + 2 * (2 + 4) * hidden + rotated;
+    backward = (model.moc ? 4 : 6) * ffn + kept + 2 * (2 + 4) * hidden + rotated;
   }
   double norms_forward;
   double swiglu_forward;

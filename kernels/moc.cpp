@@ -134,6 +134,7 @@ std::int64_t moc_workspace_bytes(const Device& device, const MocShape& shape, st
 void moc_count(const MocShape& shape, const MocKept& kept, const Tensor& counts,
                const Tensor& positive) {
   constexpr const char* kOp = "moc_count";
+  const ProfileScope scope(kOp);
   Device& device = device_of(kOp, kept.gate);
   require_shape(kOp, shape);
   const std::int64_t rows = kept.gate.shape().num_rows();

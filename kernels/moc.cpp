@@ -26,7 +26,8 @@ void require_moc_shape(const char* op, const MocShape& shape) {
                     least, most));
 }
 
-void require_moc_kept(const char* op, const MocShape& shape, const MocKept& kept, std::int64_t rows) {
+void require_moc_kept(const char* op, const MocShape& shape, const MocKept& kept,
+                      std::int64_t rows) {
   require_matrix(op, "kept.gate", kept.gate, rows, shape.keep);
   require_matrix(op, "kept.up", kept.up, rows, shape.keep);
   if (kept.silu) require_matrix(op, "kept.silu", kept.silu, rows, shape.keep);

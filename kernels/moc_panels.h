@@ -156,8 +156,8 @@ template <typename Full, typename Single>
 }
 
 // The same of a matrix [hidden, size] whose columns [first, first + count) become the panel's rows.
-void pack_transposed(const float* matrix, std::int64_t size, std::int64_t first,
-                     std::int64_t count, const Columns& columns, float* panel) {
+void pack_transposed(const float* matrix, std::int64_t size, std::int64_t first, std::int64_t count,
+                     const Columns& columns, float* panel) {
   const float* from = matrix + columns.first * size + first;
   if (columns.count < kWidth) clear(panel, count * kWidth);
   for_each_square(

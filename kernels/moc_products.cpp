@@ -31,8 +31,8 @@ MocProductsProblem problem_of(const char* op, const Device& device, const MocSha
   // Entries are counted in 32 bits.
   const std::int64_t most = std::numeric_limits<std::int32_t>::max() / shape.keep;
   if (tokens > most)
-    throw std::invalid_argument(fmt::format("{}: {} tokens that keep {} channels, must be {} at most",
-                                            op, tokens, shape.keep, most));
+    throw std::invalid_argument(fmt::format(
+        "{}: {} tokens that keep {} channels, must be {} at most", op, tokens, shape.keep, most));
   return {tokens,
           hidden,
           shape.intermediate_size,
@@ -98,8 +98,7 @@ void moc_products_forward(const MocShape& shape, const Tensor& x, const Tensor& 
   require_distinct(kOp, "out", out, "x", x);
   require_distinct(kOp, "out", out, "gates", gates);
   Workspace::Frame frame(device);
-  const Tensor scratch =
-      frame.f32({scratch_floats(device, MocPass::forward, shape, problem)});
+  const Tensor scratch = frame.f32({scratch_floats(device, MocPass::forward, shape, problem)});
   select(device, shape, gates, kept, tokens, scratch.f32());
   CHASKI_CPU_KERNELS(moc_products_kernels)
       .forward(problem, x.f32(), {nullptr, weights.up.f32(), weights.down.f32()}, kept_of(kept),
@@ -128,18 +127,16 @@ void moc_products_backward(const MocShape& shape, const Tensor& dout, const Tens
   if (gradients.down) require_f32(kOp, "gradients.down", gradients.down, hidden, size);
   require_f32(kOp, "dx", dx, tokens, hidden);
   Workspace::Frame frame(device);
-  const Tensor scratch =
-      frame.f32({scratch_floats(device, MocPass::backward, shape, problem)});
+  const Tensor scratch = frame.f32({scratch_floats(device, MocPass::backward, shape, problem)});
   CHASKI_CPU_KERNELS(moc_products_kernels)
       .backward(problem, dout.f32(), data_of(x),
                 {weights.gate.f32(), weights.up.f32(), weights.down.f32()}, kept_of(kept),
-                {data_of(gradients.gate), data_of(gradients.up), data_of(gradients.down)},
-                dx.f32(), scratch.f32());
+                {data_of(gradients.gate), data_of(gradients.up), data_of(gradients.down)}, dx.f32(),
+                scratch.f32());
 }
 
-std::int64_t moc_products_workspace_bytes(const Device& device, MocPass pass,
-                                          const MocShape& shape, std::int64_t hidden,
-                                          std::int64_t tokens) {
+std::int64_t moc_products_workspace_bytes(const Device& device, MocPass pass, const MocShape& shape,
+                                          std::int64_t hidden, std::int64_t tokens) {
   constexpr const char* kOp = "moc_products_workspace_bytes";
   require_cpu(kOp, device);
   const MocProductsProblem problem = problem_of(kOp, device, shape, hidden, tokens);

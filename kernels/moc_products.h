@@ -36,8 +36,7 @@ void moc_products_backward(const MocShape& shape, const Tensor& dout, const Tens
 
 enum class MocPass { forward, backward };
 // Bytes of workspace that they take.
-std::int64_t moc_products_workspace_bytes(const Device& device, MocPass pass,
-                                          const MocShape& shape, std::int64_t hidden,
-                                          std::int64_t tokens);
+std::int64_t moc_products_workspace_bytes(const Device& device, MocPass pass, const MocShape& shape,
+                                          std::int64_t hidden, std::int64_t tokens);
 
 }  // namespace chaski

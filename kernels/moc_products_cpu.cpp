@@ -14,8 +14,7 @@ namespace {
 // dots: of each entry, rows [tokens, hidden] of its token times the row of `weight` of its channel
 // ([size, hidden], or transposed). operand: [tokens, kWidth].
 void write_dots(const MocProductsProblem& p, const ByToken& lists, const float* rows,
-                const float* weight, bool transposed, float* operand, const Own& own,
-                float* dots) {
+                const float* weight, bool transposed, float* operand, const Own& own, float* dots) {
   for (std::int64_t h = 0; h < num_hidden_blocks(p); ++h) {
     const Columns columns = columns_of(p.hidden, h);
 #pragma omp for schedule(static)

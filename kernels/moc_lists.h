@@ -39,13 +39,15 @@ struct Scratch {
   }
 };
 
-// What one thread works in. Rows have room for a vector behind their end.
+// Arrays of entries have room for this many behind their end, which may be read.
+constexpr std::int64_t kStep = 16;
+
+// What one thread works in.
 struct Own {
   float* panel;             // [kChunk, kWidth]
   float* sums;              // [kRows, kWidth]
   float* pending;           // [kPendingFloats]
-  float* rows[3];           // [keep + kLanes] each
-  std::uint16_t* channels;  // [keep + kLanes]
+  std::uint16_t* channels;  // [keep + kStep]
   std::int32_t* cursor;     // [size]
 };
 
@@ -54,8 +56,7 @@ Own take_own(const MocProductsProblem& p, Scratch& scratch) {
   own.panel = scratch.take<float>(kChunk * kWidth);
   own.sums = scratch.take<float>(kRows * kWidth);
   own.pending = scratch.take<float>(kPendingFloats);
-  for (float*& row : own.rows) row = scratch.take<float>(p.keep + kLanes);
-  own.channels = scratch.take<std::uint16_t>(p.keep + kLanes);
+  own.channels = scratch.take<std::uint16_t>(p.keep + kStep);
   own.cursor = scratch.take<std::int32_t>(p.size);
   return own;
 }
@@ -93,18 +94,23 @@ const std::uint16_t* channels_of(const MocProductsProblem& p, const std::uint8_t
 // Cut into chunks of channels; in each, token t has the entries [begin[t], begin[t + 1]).
 struct ByToken {
   std::int32_t* begin;     // [chunks, tokens + 1]
-  std::uint8_t* channels;  // [tokens · keep + 16], counted from the first of the chunk
+  std::uint8_t* channels;  // [tokens · keep], counted from the first of the chunk
 };
+
+template <typename T>
+T* take_entries(const MocProductsProblem& p, Scratch& scratch) {
+  return scratch.take<T>(p.tokens * p.keep + kStep);
+}
 
 ByToken take_by_token(const MocProductsProblem& p, Scratch& scratch) {
   ByToken lists{};
   lists.begin = scratch.take<std::int32_t>(num_channel_chunks(p) * (p.tokens + 1));
-  lists.channels = scratch.take<std::uint8_t>(p.tokens * p.keep + kLanes);
+  lists.channels = take_entries<std::uint8_t>(p, scratch);
   return lists;
 }
 
-// For each chunk of channels, work(its place, how many of the token's channels come before, how
-// many it has).
+// For each chunk of channels, work(chunk, how many of the token's channels come before, its first
+// entry, how many it has).
 template <typename Work>
 [[gnu::always_inline]] inline void for_each_run(const MocProductsProblem& p, const ByToken& lists,
                                                 std::int64_t token, const Work& work) {
@@ -117,59 +123,73 @@ template <typename Work>
   }
 }
 
-// A token's values from the order of the lists to that of its channels, and back.
-void gather_runs(const MocProductsProblem& p, const ByToken& lists, const float* values,
-                 std::int64_t token, float* row) {
-  for_each_run(p, lists, token,
-               [&](std::int64_t, std::int64_t before, std::int64_t begin, std::int64_t count) {
-                 for (std::int64_t k = 0; k < count; k += kLanes)
-                   at(row + before + k) = at(values + begin + k);
-               });
-}
-
-// Whole vectors at a time where what they overwrite is still to come: entries of later tokens of
-// the same block.
-template <typename Copy>
-[[gnu::always_inline]] inline void copy_run(std::int64_t count, std::int64_t room,
-                                            const Copy& copy) {
-  if (blocks_of(count, kLanes) * kLanes <= room) {
-    for (std::int64_t k = 0; k < count; k += kLanes) copy(k, kLanes);
-  } else {
-    for (std::int64_t k = 0; k < count; ++k) copy(k, 1);
+// Copies a run, in whole steps where so many elements lie within `room`: behind the run, `to` is
+// written later.
+template <typename To, typename From, typename Convert>
+[[gnu::always_inline]] inline void copy_run(const From* from, std::int64_t count, std::int64_t room,
+                                            To* to, const Convert& convert) {
+  if (blocks_of(count, kStep) * kStep > room) {
+    for (std::int64_t k = 0; k < count; ++k) to[k] = convert(from[k]);
+    return;
+  }
+  for (std::int64_t k = 0; k < count; k += kStep) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < kStep; ++i) to[k + i] = convert(from[k + i]);
   }
 }
 
-void scatter_runs(const MocProductsProblem& p, const ByToken& lists, const float* row,
-                  std::int64_t token, std::int64_t block_end, float* values) {
-  for_each_run(p, lists, token,
-               [&](std::int64_t c, std::int64_t before, std::int64_t begin, std::int64_t count) {
-                 const std::int64_t limit = lists.begin[c * (p.tokens + 1) + block_end];
-                 copy_run(count, limit - begin, [&](std::int64_t k, std::int64_t n) {
-                   if (n == kLanes) {
-                     at(values + begin + k) = at(row + before + k);
-                   } else {
-                     values[begin + k] = row[before + k];
-                   }
-                 });
-               });
+constexpr auto kAsIs = [](float x) { return x; };
+
+// Values in the order of the lists to `rows` [tokens, keep]. By all threads together.
+void gather(const MocProductsProblem& p, const ByToken& lists, const float* values, float* rows) {
+#pragma omp for schedule(static)
+  for (std::int64_t chunk = 0; chunk < num_token_chunks(p); ++chunk) {
+    const std::int64_t token = chunk * kChunk;
+    const std::int64_t end = smaller(token + kChunk, p.tokens);
+    for (std::int64_t t = token; t < end; ++t) {
+      for_each_run(p, lists, t,
+                   [&](std::int64_t, std::int64_t before, std::int64_t begin, std::int64_t count) {
+                     copy_run(values + begin, count, (end - t) * p.keep - before,
+                              rows + t * p.keep + before, kAsIs);
+                   });
+    }
+  }
 }
 
-void scatter_channels(const MocProductsProblem& p, const ByToken& lists,
-                      const std::uint16_t* channels, std::int64_t token, std::int64_t block_end) {
-  for_each_run(p, lists, token,
-               [&](std::int64_t c, std::int64_t before, std::int64_t begin, std::int64_t count) {
-                 const std::uint16_t* from = channels + before;
-                 std::uint8_t* to = lists.channels + begin;
-                 const auto first = static_cast<std::uint16_t>(c * kChunk);
-                 for (std::int64_t k = 0; k < count; ++k)
-                   to[k] = static_cast<std::uint8_t>(from[k] - first);
-               });
-  static_cast<void>(block_end);
+// The reverse, of the channels and of up to two arrays (the second may be null).
+struct Scattered {
+  const float* rows;
+  float* values;
+};
+void scatter(const MocProductsProblem& p, const std::uint8_t* index, const Own& own,
+             const ByToken& lists, const Scattered& first, const Scattered& second) {
+#pragma omp for schedule(static)
+  for (std::int64_t chunk = 0; chunk < num_token_chunks(p); ++chunk) {
+    const std::int64_t token = chunk * kChunk;
+    const std::int64_t end = smaller(token + kChunk, p.tokens);
+    for (std::int64_t t = token; t < end; ++t) {
+      const std::uint16_t* channels = channels_of(p, index, t, own);
+      for_each_run(
+          p, lists, t,
+          [&](std::int64_t c, std::int64_t before, std::int64_t begin, std::int64_t count) {
+            const std::int64_t from = t * p.keep + before;
+            // To write over, in the entries of this block of tokens, and to read.
+            const std::int64_t room =
+                smaller(lists.begin[c * (p.tokens + 1) + end] - begin, p.tokens * p.keep - from);
+            const auto base = static_cast<std::uint16_t>(c * kChunk);
+            copy_run(channels + before, count, room, lists.channels + begin,
+                     [&](std::uint16_t i) { return static_cast<std::uint8_t>(i - base); });
+            copy_run(first.rows + from, count, room, first.values + begin, kAsIs);
+            if (second.rows != nullptr)
+              copy_run(second.rows + from, count, room, second.values + begin, kAsIs);
+          });
+    }
+  }
 }
 
-// By all threads together.
-void list_by_token(const MocProductsProblem& p, const std::uint8_t* index, const Own& own,
-                   const ByToken& lists) {
+// lists.begin. By all threads together.
+void place_by_token(const MocProductsProblem& p, const std::uint8_t* index, const Own& own,
+                    const ByToken& lists) {
   const std::int64_t chunks = num_channel_chunks(p);
   const std::int64_t stride = p.tokens + 1;
   // Counts, where the begin of the next token will be.
@@ -197,9 +217,6 @@ void list_by_token(const MocProductsProblem& p, const std::uint8_t* index, const
       for (std::int64_t t = 1; t <= p.tokens; ++t) begin[t] = next += begin[t];
     }
   }
-#pragma omp for schedule(static)
-  for (std::int64_t t = 0; t < p.tokens; ++t)
-    scatter_channels(p, lists, channels_of(p, index, t, own), t, p.tokens);
 }
 
 // Cut into chunks of tokens; in each, channel c has the entries [begin[c], begin[c + 1]).
@@ -218,25 +235,35 @@ ByChannel take_by_channel(const MocProductsProblem& p, Scratch& scratch) {
   return lists;
 }
 
-// The places of the entries of a chunk of tokens. own.cursor: where each channel's begin.
-void place_by_channel(const MocProductsProblem& p, const std::uint8_t* index, std::int64_t chunk,
-                      const Own& own, const ByChannel& lists) {
+// The entries of a chunk of tokens by their channels, each with one of the three arrays' values. A
+// chunk of channels after the other: what is written at a time stays in the first-level cache.
+void turn(const MocProductsProblem& p, const ByToken& by_token, std::int64_t chunk, const Own& own,
+          const float* const (&values)[ByChannel::kValues], const ByChannel& lists) {
   const std::int64_t token = chunk * kChunk;
-  const std::int64_t end = smaller(token + kChunk, p.tokens);
-  std::int32_t* cursor = own.cursor;
-  for (std::int64_t i = 0; i < p.size; ++i) cursor[i] = 0;
-  for (std::int64_t t = token; t < end; ++t) {
-    const std::uint16_t* channels = channels_of(p, index, t, own);
-    for (std::int64_t k = 0; k < p.keep; ++k) ++cursor[channels[k]];
-  }
-  std::int32_t* begin = lists.begin + chunk * (p.size + 1);
+  const std::int64_t tokens = smaller(kChunk, p.tokens - token);
+  std::int32_t* to = lists.begin + chunk * (p.size + 1);
   auto next = static_cast<std::int32_t>(token * p.keep);
-  for (std::int64_t i = 0; i < p.size; ++i) {
-    begin[i] = next;
-    next += cursor[i];
-    cursor[i] = begin[i];
+  for (std::int64_t c = 0; c < num_channel_chunks(p); ++c) {
+    const std::int32_t* begin = by_token.begin + c * (p.tokens + 1) + token;
+    const std::int64_t count = smaller(kChunk, p.size - c * kChunk);
+    std::int32_t* cursor = own.cursor;
+    for (std::int64_t i = 0; i < count; ++i) cursor[i] = 0;
+    for (std::int64_t e = begin[0]; e < begin[tokens]; ++e) ++cursor[by_token.channels[e]];
+    for (std::int64_t i = 0; i < count; ++i) {
+      *to++ = next;
+      next += cursor[i];
+      cursor[i] = to[-1];
+    }
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      for (std::int64_t e = begin[t]; e < begin[t + 1]; ++e) {
+        const std::int64_t place = cursor[by_token.channels[e]]++;
+        lists.tokens[place] = static_cast<std::uint8_t>(t);
+        float* written = lists.values + place * ByChannel::kValues;
+        for (int i = 0; i < ByChannel::kValues; ++i) written[i] = values[i][e];
+      }
+    }
   }
-  begin[p.size] = next;
+  *to = next;
 }
 
 }  // namespace

@@ -114,7 +114,8 @@ void add_weight_gradients(const MocProductsProblem& p, const ByChannel& lists,
 
 struct Forward {
   ByToken lists;
-  float* values;   // [tokens · keep + kLanes]: up, then the products
+  float* gate;     // by token; becomes SiLU(gate)
+  float* up;       // becomes the product
   float* operand;  // [tokens, kWidth]
   Own own;
 };
@@ -122,7 +123,8 @@ struct Forward {
 Forward take_forward(const MocProductsProblem& p, Scratch& scratch, int thread) {
   Forward pass{};
   pass.lists = take_by_token(p, scratch);
-  pass.values = scratch.take<float>(p.tokens * p.keep + kLanes);
+  pass.gate = take_entries<float>(p, scratch);
+  pass.up = take_entries<float>(p, scratch);
   pass.operand = scratch.take<float>(p.tokens * kWidth);
   for (int i = 0; i <= thread; ++i) pass.own = take_own(p, scratch);
   return pass;
@@ -134,27 +136,12 @@ std::int64_t forward_scratch_floats(const MocProductsProblem& p) {
   return scratch.floats;
 }
 
-// kept.up from the values, which become the products.
-void activate(const MocProductsProblem& p, const MocProductsKept& kept, const Forward& pass) {
-  const Own& own = pass.own;
-#pragma omp for schedule(static)
-  for (std::int64_t t = 0; t < p.tokens; ++t) {
-    const std::int64_t first = t * p.keep;
-    const auto bytes = static_cast<std::size_t>(p.keep) * sizeof(float);
-    gather_runs(p, pass.lists, pass.values, t, own.rows[0]);
-    const float* gate = kept.gate + first;
-    const float* up = own.rows[0];
-    float* silu = own.rows[1];
-    float* product = own.rows[2];
-#pragma omp simd
-    for (std::int64_t k = 0; k < p.keep; ++k) {
-      silu[k] = gate[k] * sigmoid_of(gate[k]);
-      product[k] = silu[k] * up[k];
-    }
-    __builtin_memcpy(kept.up + first, up, bytes);
-    if (kept.silu != nullptr) __builtin_memcpy(kept.silu + first, silu, bytes);
-    if (kept.product != nullptr) __builtin_memcpy(kept.product + first, product, bytes);
-    scatter_runs(p, pass.lists, product, t, t + 1, pass.values);
+void activate(std::int64_t entries, float* gate, float* up) {
+#pragma omp for simd schedule(static)
+  for (std::int64_t e = 0; e < entries; ++e) {
+    const float silu = gate[e] * sigmoid_of(gate[e]);
+    gate[e] = silu;
+    up[e] = silu * up[e];
   }
 }
 
@@ -164,10 +151,14 @@ void forward(const MocProductsProblem& p, const float* x, const MocProductsWeigh
   {
     Scratch scratch{memory};
     const Forward pass = take_forward(p, scratch, omp_get_thread_num());
-    list_by_token(p, kept.index, pass.own, pass.lists);
-    write_dots(p, pass.lists, x, weights.up, false, pass.operand, pass.own, pass.values);
-    activate(p, kept, pass);
-    const Scaled down = {pass.values, weights.down, true};
+    place_by_token(p, kept.index, pass.own, pass.lists);
+    scatter(p, kept.index, pass.own, pass.lists, {kept.gate, pass.gate}, {nullptr, nullptr});
+    write_dots(p, pass.lists, x, weights.up, false, pass.operand, pass.own, pass.up);
+    gather(p, pass.lists, pass.up, kept.up);
+    activate(p.tokens * p.keep, pass.gate, pass.up);
+    if (kept.silu != nullptr) gather(p, pass.lists, pass.gate, kept.silu);
+    if (kept.product != nullptr) gather(p, pass.lists, pass.up, kept.product);
+    const Scaled down = {pass.up, weights.down, true};
     write_sums(p, pass.lists, &down, 1, pass.own, out);
   }
 }
@@ -175,21 +166,20 @@ void forward(const MocProductsProblem& p, const float* x, const MocProductsWeigh
 struct Backward {
   ByToken lists;
   ByChannel by_channel;
-  float* dproduct;  // [tokens · keep + kLanes] each
-  float* dgate;
-  float* dup;
-  float* operand;
+  float* dproduct;  // by token; becomes the product
+  float* gate;      // becomes its gradient
+  float* up;        // becomes its gradient
+  float* operand;   // [tokens, kWidth]
   Own own;
 };
 
 Backward take_backward(const MocProductsProblem& p, Scratch& scratch, int thread) {
   Backward pass{};
-  const std::int64_t values = p.tokens * p.keep + kLanes;
   pass.lists = take_by_token(p, scratch);
   pass.by_channel = take_by_channel(p, scratch);
-  pass.dproduct = scratch.take<float>(values);
-  pass.dgate = scratch.take<float>(values);
-  pass.dup = scratch.take<float>(values);
+  pass.dproduct = take_entries<float>(p, scratch);
+  pass.gate = take_entries<float>(p, scratch);
+  pass.up = take_entries<float>(p, scratch);
   pass.operand = scratch.take<float>(p.tokens * kWidth);
   for (int i = 0; i <= thread; ++i) pass.own = take_own(p, scratch);
   return pass;
@@ -201,42 +191,15 @@ std::int64_t backward_scratch_floats(const MocProductsProblem& p) {
   return scratch.floats;
 }
 
-// From dproduct the gradients of the gates and of up, by token and by channel; there the products
-// come with them.
-void differentiate(const MocProductsProblem& p, const MocProductsKept& kept, const Backward& pass) {
-  const Own& own = pass.own;
-  const ByChannel& by_channel = pass.by_channel;
-  const auto [dproduct, dgate, dup] = own.rows;
-#pragma omp for schedule(static)
-  for (std::int64_t chunk = 0; chunk < num_token_chunks(p); ++chunk) {
-    place_by_channel(p, kept.index, chunk, own, by_channel);
-    const std::int64_t token = chunk * kChunk;
-    const std::int64_t end = smaller(token + kChunk, p.tokens);
-    for (std::int64_t t = token; t < end; ++t) {
-      gather_runs(p, pass.lists, pass.dproduct, t, dproduct);
-      const float* gate = kept.gate + t * p.keep;
-      const float* up = kept.up + t * p.keep;
-#pragma omp simd
-      for (std::int64_t k = 0; k < p.keep; ++k) {
-        const float d = dproduct[k];
-        const float sigmoid = sigmoid_of(gate[k]);
-        const float silu = gate[k] * sigmoid;
-        dgate[k] = d * up[k] * (sigmoid + silu * (1.0f - sigmoid));
-        dup[k] = d * silu;
-        dproduct[k] = silu * up[k];
-      }
-      scatter_runs(p, pass.lists, dgate, t, end, pass.dgate);
-      scatter_runs(p, pass.lists, dup, t, end, pass.dup);
-      const std::uint16_t* channels = channels_of(p, kept.index, t, own);
-      for (std::int64_t k = 0; k < p.keep; ++k) {
-        const std::int64_t to = own.cursor[channels[k]]++;
-        by_channel.tokens[to] = static_cast<std::uint8_t>(t - token);
-        float* values = by_channel.values + to * ByChannel::kValues;
-        values[0] = dproduct[k];
-        values[1] = dgate[k];
-        values[2] = dup[k];
-      }
-    }
+void differentiate(std::int64_t entries, float* dproduct, float* gate, float* up) {
+#pragma omp for simd schedule(static)
+  for (std::int64_t e = 0; e < entries; ++e) {
+    const float d = dproduct[e];
+    const float sigmoid = sigmoid_of(gate[e]);
+    const float silu = gate[e] * sigmoid;
+    dproduct[e] = silu * up[e];
+    gate[e] = d * up[e] * (sigmoid + silu * (1.0f - sigmoid));
+    up[e] = d * silu;
   }
 }
 
@@ -247,18 +210,25 @@ void backward(const MocProductsProblem& p, const float* dout, const float* x,
   {
     Scratch scratch{memory};
     const Backward pass = take_backward(p, scratch, omp_get_thread_num());
-    list_by_token(p, kept.index, pass.own, pass.lists);
+    place_by_token(p, kept.index, pass.own, pass.lists);
+    scatter(p, kept.index, pass.own, pass.lists, {kept.gate, pass.gate}, {kept.up, pass.up});
     write_dots(p, pass.lists, dout, weights.down, true, pass.operand, pass.own, pass.dproduct);
-    differentiate(p, kept, pass);
+    differentiate(p.tokens * p.keep, pass.dproduct, pass.gate, pass.up);
+
     const float* values = pass.by_channel.values;
-    WeightGradient wanted[3];
+    WeightGradient wanted[ByChannel::kValues];
     int count = 0;
     if (gradients.down != nullptr) wanted[count++] = {values, dout, gradients.down, true};
     if (gradients.gate != nullptr) wanted[count++] = {values + 1, x, gradients.gate, false};
     if (gradients.up != nullptr) wanted[count++] = {values + 2, x, gradients.up, false};
-    // x is read before dx, which may be x, is written.
-    add_weight_gradients(p, pass.by_channel, wanted, count, pass.own);
-    const Scaled input[] = {{pass.dgate, weights.gate, false}, {pass.dup, weights.up, false}};
+    if (count > 0) {
+#pragma omp for schedule(static)
+      for (std::int64_t chunk = 0; chunk < num_token_chunks(p); ++chunk)
+        turn(p, pass.lists, chunk, pass.own, {pass.dproduct, pass.gate, pass.up}, pass.by_channel);
+      // x is read before dx, which may be x, is written.
+      add_weight_gradients(p, pass.by_channel, wanted, count, pass.own);
+    }
+    const Scaled input[] = {{pass.gate, weights.gate, false}, {pass.up, weights.up, false}};
     write_sums(p, pass.lists, input, 2, pass.own, dx);
   }
 }

@@ -223,15 +223,15 @@ void place_by_token(const MocProductsProblem& p, const std::uint8_t* index, cons
 struct ByChannel {
   std::int32_t* begin;   // [chunks, size + 1]
   std::uint8_t* tokens;  // [tokens · keep], counted from the first of the chunk
-  float* values;         // [tokens · keep, kValues]
   static constexpr int kValues = 3;
+  float* values[kValues];  // [tokens · keep] each
 };
 
 ByChannel take_by_channel(const MocProductsProblem& p, Scratch& scratch) {
   ByChannel lists{};
   lists.begin = scratch.take<std::int32_t>(num_token_chunks(p) * (p.size + 1));
   lists.tokens = scratch.take<std::uint8_t>(p.tokens * p.keep);
-  lists.values = scratch.take<float>(p.tokens * p.keep * ByChannel::kValues);
+  for (float*& values : lists.values) values = scratch.take<float>(p.tokens * p.keep);
   return lists;
 }
 
@@ -258,8 +258,7 @@ void turn(const MocProductsProblem& p, const ByToken& by_token, std::int64_t chu
       for (std::int64_t e = begin[t]; e < begin[t + 1]; ++e) {
         const std::int64_t place = cursor[by_token.channels[e]]++;
         lists.tokens[place] = static_cast<std::uint8_t>(t);
-        float* written = lists.values + place * ByChannel::kValues;
-        for (int i = 0; i < ByChannel::kValues; ++i) written[i] = values[i][e];
+        for (int i = 0; i < ByChannel::kValues; ++i) lists.values[i][place] = values[i][e];
       }
     }
   }

@@ -200,8 +200,7 @@ struct Lists {
 };
 static_assert(kChunk <= 256);
 
-// sums [rows, kWidth] += Σ over a row's entries of values[entry · kStride] · panel[id].
-template <int kStride>
+// sums [rows, kWidth] += Σ over a row's entries of values[entry] · panel[id].
 void add_scaled(const Lists& lists, const float* values, const float* panel, float* sums) {
   const auto [rows, begin, ids] = lists;
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -212,7 +211,7 @@ void add_scaled(const Lists& lists, const float* values, const float* panel, flo
     const std::int64_t end = begin[r + 1];
     for (std::int64_t e = begin[r]; e < end; ++e) {
       const float* x = panel + ids[e] * kWidth;
-      const Vector factor = values[e * kStride] - Vector{};  // in all lanes
+      const Vector factor = values[e] - Vector{};  // in all lanes
 #pragma GCC unroll 8
       for (std::int64_t v = 0; v < kVectors; ++v) sum[v] += factor * at(x + v * kLanes);
     }

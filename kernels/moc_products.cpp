@@ -74,9 +74,11 @@ std::int64_t scratch_floats(const Device& device, MocPass pass, const MocShape& 
 
 bool moc_products_pay(const Device& device, const MocShape& shape, std::int64_t hidden,
                       std::int64_t tokens) {
-  constexpr std::int64_t kFewestTokens = 64;
-  return device.backend() == Backend::cpu && cpu_isa() != CpuIsa::baseline && hidden >= 128 &&
-         tokens >= kFewestTokens && 2 * shape.keep <= shape.intermediate_size;
+  constexpr std::int64_t kFewestTokens = 32;
+  if (device.backend() != Backend::cpu || tokens < kFewestTokens) return false;
+  const std::int64_t width = CHASKI_CPU_KERNELS(moc_products_kernels).width;
+  const std::int64_t computed = (hidden + width - 1) / width * width;
+  return 2 * shape.keep * computed <= shape.intermediate_size * hidden;
 }
 
 void moc_products_forward(const MocShape& shape, const Tensor& x, const Tensor& gates,

@@ -69,7 +69,7 @@ void write_sums(const MocProductsProblem& p, const ByToken& lists, const Scaled*
         scaled[i].transposed
             ? pack_transposed(scaled[i].weight, p.size, first, count, columns, own.panel)
             : pack(scaled[i].weight, p.hidden, first, count, columns, own.panel);
-        add_scaled<1>({tokens, begin, lists.channels}, scaled[i].values, own.panel, own.sums);
+        add_scaled({tokens, begin, lists.channels}, scaled[i].values, own.panel, own.sums);
       }
     }
     store(own.sums, p.hidden, token, tokens, columns, out);
@@ -102,8 +102,7 @@ void add_weight_gradients(const MocProductsProblem& p, const ByChannel& lists,
       const std::int64_t token = c * kChunk;
       pack(g.rows, p.hidden, token, smaller(kChunk, p.tokens - token), columns, own.panel);
       const std::int32_t* begin = lists.begin + c * (p.size + 1) + channel;
-      add_scaled<ByChannel::kValues>({channels, begin, lists.tokens}, g.values, own.panel,
-                                     own.sums);
+      add_scaled({channels, begin, lists.tokens}, g.values, own.panel, own.sums);
     }
     g.transposed ? add_transposed(own.sums, p.size, channel, channels, columns, g.gradient)
                  : add(own.sums, p.hidden, channel, channels, columns, g.gradient);
@@ -215,12 +214,12 @@ void backward(const MocProductsProblem& p, const float* dout, const float* x,
     write_dots(p, pass.lists, dout, weights.down, true, pass.operand, pass.own, pass.dproduct);
     differentiate(p.tokens * p.keep, pass.dproduct, pass.gate, pass.up);
 
-    const float* values = pass.by_channel.values;
+    const auto& values = pass.by_channel.values;
     WeightGradient wanted[ByChannel::kValues];
     int count = 0;
-    if (gradients.down != nullptr) wanted[count++] = {values, dout, gradients.down, true};
-    if (gradients.gate != nullptr) wanted[count++] = {values + 1, x, gradients.gate, false};
-    if (gradients.up != nullptr) wanted[count++] = {values + 2, x, gradients.up, false};
+    if (gradients.down != nullptr) wanted[count++] = {values[0], dout, gradients.down, true};
+    if (gradients.gate != nullptr) wanted[count++] = {values[1], x, gradients.gate, false};
+    if (gradients.up != nullptr) wanted[count++] = {values[2], x, gradients.up, false};
     if (count > 0) {
 #pragma omp for schedule(static)
       for (std::int64_t chunk = 0; chunk < num_token_chunks(p); ++chunk)
@@ -235,8 +234,8 @@ void backward(const MocProductsProblem& p, const float* dout, const float* x,
 
 }  // namespace
 
-const MocProductsKernels moc_products_kernels = {forward_scratch_floats, backward_scratch_floats,
-                                                 forward, backward};
+const MocProductsKernels moc_products_kernels = {kWidth, forward_scratch_floats,
+                                                 backward_scratch_floats, forward, backward};
 
 }  // namespace CHASKI_ISA_NAMESPACE
 }  // namespace chaski

@@ -36,6 +36,8 @@ struct MocProductsGradients {  // each may be null
 };
 
 struct MocProductsKernels {
+  // Columns of the hidden dimension are computed so many at a time.
+  std::int64_t width;
   // Of all threads.
   std::int64_t (*forward_scratch_floats)(const MocProductsProblem& problem);
   std::int64_t (*backward_scratch_floats)(const MocProductsProblem& problem);

@@ -232,16 +232,16 @@ constexpr std::int64_t kPendingFloats = (kPending + kChunk) * kLanes;
   return sums_of(v);
 }
 
-// dots[entry] += rows[r] · panel[id]. rows: [rows, kWidth].
-void add_dots(const Lists& lists, const float* rows, const float* panel, float* pending,
-              float* dots) {
+// dots[entry] += rows[r] · panel[id], where rows of kWidth elements are `stride` apart.
+void add_dots(const Lists& lists, const float* rows, std::int64_t stride, const float* panel,
+              float* pending, float* dots) {
   const auto [num_rows, begin, ids] = lists;
   float* next = pending;
   dots += begin[0];
   for (std::int64_t r = 0; r < num_rows; ++r) {
     Vector row[kVectors];
 #pragma GCC unroll 8
-    for (std::int64_t v = 0; v < kVectors; ++v) row[v] = at(rows + r * kWidth + v * kLanes);
+    for (std::int64_t v = 0; v < kVectors; ++v) row[v] = at(rows + r * stride + v * kLanes);
     const std::int64_t end = begin[r + 1];
     for (std::int64_t e = begin[r]; e < end; ++e) {
       const float* x = panel + ids[e] * kWidth;

@@ -11,16 +11,28 @@ namespace {
 
 // ---- Products ------------------------------------------------------------------------------
 
+// The columns of rows [tokens, hidden] that fill no panel, as one.
+std::int64_t last_columns_floats(const MocProductsProblem& p) {
+  return p.hidden % kWidth == 0 ? 0 : p.tokens * kWidth;
+}
+
 // dots: of each entry, rows [tokens, hidden] of its token times the row of `weight` of its channel
-// ([size, hidden], or transposed). operand: [tokens, kWidth].
+// ([size, hidden], or transposed). last_columns: [last_columns_floats].
 void write_dots(const MocProductsProblem& p, const ByToken& lists, const float* rows,
-                const float* weight, bool transposed, float* operand, const Own& own, float* dots) {
+                const float* weight, bool transposed, float* last_columns, const Own& own,
+                float* dots) {
+  if (last_columns_floats(p) > 0) {
+    const Columns columns = columns_of(p.hidden, num_hidden_blocks(p) - 1);
+#pragma omp for schedule(static)
+    for (std::int64_t t = 0; t < p.tokens; ++t)
+      pack(rows, p.hidden, t, 1, columns, last_columns + t * kWidth);
+  }
   for (std::int64_t h = 0; h < num_hidden_blocks(p); ++h) {
     const Columns columns = columns_of(p.hidden, h);
-#pragma omp for schedule(static)
-    for (std::int64_t t = 0; t < p.tokens; t += kChunk)
-      pack(rows, p.hidden, t, smaller(kChunk, p.tokens - t), columns, operand + t * kWidth);
-#pragma omp for schedule(dynamic)
+    const bool whole = columns.count == kWidth;
+    const float* operand = whole ? rows + columns.first : last_columns;
+    // A chunk's dot products are summed by the same thread in all rounds: no need to wait.
+#pragma omp for schedule(static, 1) nowait
     for (std::int64_t c = 0; c < num_channel_chunks(p); ++c) {
       const std::int64_t first = c * kChunk;
       const std::int64_t count = smaller(kChunk, p.size - first);
@@ -28,9 +40,11 @@ void write_dots(const MocProductsProblem& p, const ByToken& lists, const float* 
       if (h == 0) clear(dots + begin[0], begin[p.tokens] - begin[0]);
       transposed ? pack_transposed(weight, p.size, first, count, columns, own.panel)
                  : pack(weight, p.hidden, first, count, columns, own.panel);
-      add_dots({p.tokens, begin, lists.channels}, operand, own.panel, own.pending, dots);
+      add_dots({p.tokens, begin, lists.channels}, operand, whole ? p.hidden : kWidth, own.panel,
+               own.pending, dots);
     }
   }
+#pragma omp barrier
 }
 
 // Of the entries: a factor each, for the row of `weight` of its channel.
@@ -113,9 +127,9 @@ void add_weight_gradients(const MocProductsProblem& p, const ByChannel& lists,
 
 struct Forward {
   ByToken lists;
-  float* gate;     // by token; becomes SiLU(gate)
-  float* up;       // becomes the product
-  float* operand;  // [tokens, kWidth]
+  float* gate;  // by token; becomes SiLU(gate)
+  float* up;    // becomes the product
+  float* last_columns;
   Own own;
 };
 
@@ -124,7 +138,7 @@ Forward take_forward(const MocProductsProblem& p, Scratch& scratch, int thread) 
   pass.lists = take_by_token(p, scratch);
   pass.gate = take_entries<float>(p, scratch);
   pass.up = take_entries<float>(p, scratch);
-  pass.operand = scratch.take<float>(p.tokens * kWidth);
+  pass.last_columns = scratch.take<float>(last_columns_floats(p));
   for (int i = 0; i <= thread; ++i) pass.own = take_own(p, scratch);
   return pass;
 }
@@ -152,7 +166,7 @@ void forward(const MocProductsProblem& p, const float* x, const MocProductsWeigh
     const Forward pass = take_forward(p, scratch, omp_get_thread_num());
     place_by_token(p, kept.index, pass.own, pass.lists);
     scatter(p, kept.index, pass.own, pass.lists, {kept.gate, pass.gate}, {nullptr, nullptr});
-    write_dots(p, pass.lists, x, weights.up, false, pass.operand, pass.own, pass.up);
+    write_dots(p, pass.lists, x, weights.up, false, pass.last_columns, pass.own, pass.up);
     gather(p, pass.lists, pass.up, kept.up);
     activate(p.tokens * p.keep, pass.gate, pass.up);
     if (kept.silu != nullptr) gather(p, pass.lists, pass.gate, kept.silu);
@@ -168,7 +182,7 @@ struct Backward {
   float* dproduct;  // by token; becomes the product
   float* gate;      // becomes its gradient
   float* up;        // becomes its gradient
-  float* operand;   // [tokens, kWidth]
+  float* last_columns;
   Own own;
 };
 
@@ -179,7 +193,7 @@ Backward take_backward(const MocProductsProblem& p, Scratch& scratch, int thread
   pass.dproduct = take_entries<float>(p, scratch);
   pass.gate = take_entries<float>(p, scratch);
   pass.up = take_entries<float>(p, scratch);
-  pass.operand = scratch.take<float>(p.tokens * kWidth);
+  pass.last_columns = scratch.take<float>(last_columns_floats(p));
   for (int i = 0; i <= thread; ++i) pass.own = take_own(p, scratch);
   return pass;
 }
@@ -211,7 +225,7 @@ void backward(const MocProductsProblem& p, const float* dout, const float* x,
     const Backward pass = take_backward(p, scratch, omp_get_thread_num());
     place_by_token(p, kept.index, pass.own, pass.lists);
     scatter(p, kept.index, pass.own, pass.lists, {kept.gate, pass.gate}, {kept.up, pass.up});
-    write_dots(p, pass.lists, dout, weights.down, true, pass.operand, pass.own, pass.dproduct);
+    write_dots(p, pass.lists, dout, weights.down, true, pass.last_columns, pass.own, pass.dproduct);
     differentiate(p.tokens * p.keep, pass.dproduct, pass.gate, pass.up);
 
     const auto& values = pass.by_channel.values;

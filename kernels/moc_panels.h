@@ -266,8 +266,7 @@ void add_dots(const Lists& lists, const float* rows, std::int64_t stride, const 
   }
   const std::int64_t left = (next - pending) / kLanes;
   if (left == 0) return;
-  clear(next, (kLanes - left) * kLanes);
-  const Vector sums = sums_at(pending);
+  const Vector sums = sums_at(pending);  // the other lanes are of what was there before
   for (std::int64_t i = 0; i < left; ++i) dots[i] += reinterpret_cast<const float*>(&sums)[i];
 }
 

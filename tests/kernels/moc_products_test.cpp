@@ -170,13 +170,22 @@ class MocProductsTest : public test::OpTest {
             tensor({ffn.hidden, size}, one)};
   }
 
+  // What ops find in their workspace is not a number.
+  void poison_workspace() {
+    Workspace::Frame frame(device());
+    const Tensor poisoned = frame.f32({std::int64_t{1} << 21});
+    std::fill_n(poisoned.f32(), poisoned.num_elements(), std::numeric_limits<float>::quiet_NaN());
+  }
+
   Results run(const Ffn& ffn, const MocKept& kept) {
+    poison_workspace();
     const Tensor x = tensor({ffn.tokens, ffn.hidden}, ffn.x);
     const Tensor out = poisoned_activations({ffn.tokens, ffn.hidden});
     const MocWeights w = weights(ffn);
     moc_products_forward(ffn.shape, x, tensor({ffn.tokens, ffn.size()}, ffn.gates), w, kept, out);
     const MocWeights gradients = ones(ffn);
     const Tensor dx = poisoned_activations({ffn.tokens, ffn.hidden});
+    poison_workspace();
     moc_products_backward(ffn.shape, tensor({ffn.tokens, ffn.hidden}, ffn.dout), x, w, kept,
                           gradients, dx);
     return {values(out), values(dx), values(gradients.gate), values(gradients.up),
@@ -221,6 +230,9 @@ TEST_P(MocProductsTest, EqualsTheMaskedDenseFormula) {
     expect_masked_dense(make_ffn(64, 128, shape_of(64, 20, index)));
     expect_masked_dense(make_ffn(65, 129, shape_of(65, 20, index)));
     expect_masked_dense(make_ffn(9, 7, shape_of(1376, 256, index)));
+    // Several pieces of tokens, of channels.
+    expect_masked_dense(make_ffn(1100, 40, shape_of(130, 33, index)));
+    expect_masked_dense(make_ffn(20, 40, shape_of(2100, 300, index)));
   }
 }
 

@@ -7,12 +7,12 @@
 #include "kernels/dispatch.h"
 #include "kernels/moc_cpu.h"
 #include "kernels/moc_cuda.h"
+#include "kernels/moc_shape.h"
 #include "kernels/profile.h"
 
 namespace chaski {
-namespace {
 
-void require_shape(const char* op, const MocShape& shape) {
+void require_moc_shape(const char* op, const MocShape& shape) {
   const std::int64_t size = shape.intermediate_size;
   if (size < 1 || size > MocShape::kMaxChannels)
     throw std::invalid_argument(
@@ -26,7 +26,8 @@ void require_shape(const char* op, const MocShape& shape) {
                     least, most));
 }
 
-void require_kept(const char* op, const MocShape& shape, const MocKept& kept, std::int64_t rows) {
+void require_moc_kept(const char* op, const MocShape& shape, const MocKept& kept,
+                      std::int64_t rows) {
   require_matrix(op, "kept.gate", kept.gate, rows, shape.keep);
   require_matrix(op, "kept.up", kept.up, rows, shape.keep);
   if (kept.silu) require_matrix(op, "kept.silu", kept.silu, rows, shape.keep);
@@ -35,7 +36,7 @@ void require_kept(const char* op, const MocShape& shape, const MocKept& kept, st
   require_dtype(op, "kept.index", kept.index, DType::u8);
 }
 
-MocProblem problem_of(const MocShape& shape) {
+MocProblem moc_problem_of(const MocShape& shape) {
   return {shape.intermediate_size,
           shape.keep,
           shape.pattern == MocPattern::two_of_eight,
@@ -44,10 +45,12 @@ MocProblem problem_of(const MocShape& shape) {
           shape.index_bytes()};
 }
 
-MocRows rows_of(const MocKept& kept) {
+MocRows moc_rows_of(const MocKept& kept) {
   return {kept.gate.f32(), kept.up.f32(), kept.silu ? kept.silu.f32() : nullptr,
           kept.product ? kept.product.f32() : nullptr, kept.index.as<std::uint8_t>()};
 }
+
+namespace {
 
 int threads_of(const Device& device, const MocShape& shape, std::int64_t rows) {
   return threads_for(device, rows * shape.intermediate_size);
@@ -55,7 +58,7 @@ int threads_of(const Device& device, const MocShape& shape, std::int64_t rows) {
 
 // Of a thread.
 std::int64_t scratch_floats(const MocShape& shape) {
-  return CHASKI_CPU_KERNELS(moc_kernels).scratch_floats(problem_of(shape));
+  return CHASKI_CPU_KERNELS(moc_kernels).scratch_floats(moc_problem_of(shape));
 }
 
 }  // namespace
@@ -89,18 +92,18 @@ void moc_forward(const MocShape& shape, const Tensor& gate_up, const MocKept& ke
   constexpr const char* kOp = "moc_forward";
   const ProfileScope scope(kOp);
   Device& device = device_of(kOp, gate_up);
-  require_shape(kOp, shape);
+  require_moc_shape(kOp, shape);
   const std::int64_t rows = gate_up.shape().num_rows();
   require_matrix(kOp, "gate_up", gate_up, rows, 2 * shape.intermediate_size);
   require_matrix(kOp, "activation", activation, rows, shape.intermediate_size);
-  require_kept(kOp, shape, kept, rows);
+  require_moc_kept(kOp, shape, kept, rows);
   CHASKI_CUDA_OP(device, moc_forward(shape, gate_up, kept, activation));
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
-  const MocProblem problem = problem_of(shape);
+  const MocProblem problem = moc_problem_of(shape);
   const int threads = threads_of(device, shape, rows);
   Workspace::Frame frame(device);
   const Tensor scratch = frame.f32({threads * scratch_floats(shape)});
-  cpu.forward(problem, gate_up.f32(), rows_of(kept), activation.f32(), scratch.f32(), rows,
+  cpu.forward(problem, gate_up.f32(), moc_rows_of(kept), activation.f32(), scratch.f32(), rows,
               threads);
 }
 
@@ -109,19 +112,19 @@ void moc_backward(const MocShape& shape, const MocKept& kept, const Tensor& dact
   constexpr const char* kOp = "moc_backward";
   const ProfileScope scope(kOp);
   Device& device = device_of(kOp, dactivation);
-  require_shape(kOp, shape);
+  require_moc_shape(kOp, shape);
   const std::int64_t rows = dactivation.shape().num_rows();
   require_matrix(kOp, "dactivation", dactivation, rows, shape.intermediate_size);
   require_matrix(kOp, "dgate_up", dgate_up, rows, 2 * shape.intermediate_size);
   if (activation) require_matrix(kOp, "activation", activation, rows, shape.intermediate_size);
-  require_kept(kOp, shape, kept, rows);
+  require_moc_kept(kOp, shape, kept, rows);
   CHASKI_CUDA_OP(device, moc_backward(shape, kept, dactivation, dgate_up, activation));
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
-  const MocProblem problem = problem_of(shape);
+  const MocProblem problem = moc_problem_of(shape);
   const int threads = threads_of(device, shape, rows);
   Workspace::Frame frame(device);
   const Tensor scratch = frame.f32({threads * scratch_floats(shape)});
-  cpu.backward(problem, rows_of(kept), dactivation.f32(), dgate_up.f32(),
+  cpu.backward(problem, moc_rows_of(kept), dactivation.f32(), dgate_up.f32(),
                activation ? activation.f32() : nullptr, scratch.f32(), rows, threads);
 }
 
@@ -136,17 +139,17 @@ void moc_count(const MocShape& shape, const MocKept& kept, const Tensor& counts,
   constexpr const char* kOp = "moc_count";
   const ProfileScope scope(kOp);
   Device& device = device_of(kOp, kept.gate);
-  require_shape(kOp, shape);
+  require_moc_shape(kOp, shape);
   const std::int64_t rows = kept.gate.shape().num_rows();
-  require_kept(kOp, shape, kept, rows);
+  require_moc_kept(kOp, shape, kept, rows);
   require_elements(kOp, "counts", counts, shape.intermediate_size);
   require_elements(kOp, "positive", positive, 1);
   CHASKI_CUDA_OP(device, moc_count(shape, kept, counts, positive));
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
-  const MocProblem problem = problem_of(shape);
+  const MocProblem problem = moc_problem_of(shape);
   Workspace::Frame frame(device);
   const Tensor scratch = frame.f32({scratch_floats(shape)});
-  cpu.count(problem, rows_of(kept), counts.i32(), positive.i32(), scratch.f32(), rows);
+  cpu.count(problem, moc_rows_of(kept), counts.i32(), positive.i32(), scratch.f32(), rows);
 }
 
 }  // namespace chaski

@@ -290,6 +290,28 @@ void forward_row(const MocProblem& p, const float* gates, const MocRows& kept, f
                  });
 }
 
+void select(const MocProblem& p, const float* gates, const MocRows& kept, float* scratch,
+            std::int64_t rows, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    const Scratch mine = scratch_of(p, scratch, omp_get_thread_num());
+#pragma omp for schedule(static)
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const MocRows r = row_of(p, kept, row);
+      const float* from = gates + row * p.size;
+      select_row(p, from, mine);
+      write_index(p, mine, r.index);
+      for_each_block(
+          p, mine.bits,
+          [&](std::int64_t b, std::int64_t count, std::uint32_t bits, std::int64_t place) {
+            Block gate;
+            load(from + b * kBlock, count, gate);
+            pack(r.gate + place, bits, gate);
+          });
+    }
+  }
+}
+
 void forward(const MocProblem& p, const float* gate_up, const MocRows& kept, float* activation,
              float* scratch, std::int64_t rows, int threads) {
 #pragma omp parallel num_threads(threads)
@@ -359,7 +381,7 @@ void count(const MocProblem& p, const MocRows& kept, std::int32_t* counts, std::
 
 }  // namespace
 
-const MocKernels moc_kernels = {scratch_floats, forward, backward, count};
+const MocKernels moc_kernels = {scratch_floats, select, forward, backward, count};
 
 }  // namespace CHASKI_ISA_NAMESPACE
 }  // namespace chaski

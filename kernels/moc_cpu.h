@@ -24,6 +24,9 @@ struct MocRows {
 struct MocKernels {
   // Of one thread.
   std::int64_t (*scratch_floats)(const MocProblem& problem);
+  // From gates [rows, size]: kept.gate and kept.index.
+  void (*select)(const MocProblem& problem, const float* gates, const MocRows& kept, float* scratch,
+                 std::int64_t rows, int threads);
   // gate_up [rows, 2 · size]; scratch: threads · scratch_floats.
   void (*forward)(const MocProblem& problem, const float* gate_up, const MocRows& kept,
                   float* activation, float* scratch, std::int64_t rows, int threads);

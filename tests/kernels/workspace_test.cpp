@@ -4,6 +4,7 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
+#include "kernels/moc_products.h"
 #include "kernels/rmsnorm.h"
 #include "tests/kernels/devices.h"
 
@@ -76,6 +77,35 @@ TEST_P(OpWorkspaceTest, OfTheHeadAndItsLoss) {
       } else {
         EXPECT_EQ(taken, told);
         EXPECT_EQ(told, head_loss_workspace_bytes(*Device::create_planned_gpu(), size, training));
+      }
+    }
+  }
+}
+
+TEST_P(OpWorkspaceTest, OfTheProductsOfMoc) {
+  if (!on_cpu()) GTEST_SKIP() << "on the CPU only";
+  for (const int threads : {1, 2}) {
+    for (const std::int64_t tokens : {3, 700}) {
+      for (const MocPass pass : {MocPass::forward, MocPass::backward}) {
+        const MocShape shape = {100, 20, MocPattern::topk, MocScore::gate, MocIndex::uint16};
+        constexpr std::int64_t kHidden = 40;
+        const std::int64_t taken = taken_by(threads, [&] {
+          const Tensor x = operand({tokens, kHidden});
+          const Tensor out = operand({tokens, kHidden});
+          const MocWeights weights = {operand({100, kHidden}), operand({100, kHidden}),
+                                      operand({kHidden, 100})};
+          const MocKept kept = {operand({tokens, 20}),
+                                operand({tokens, 20}),
+                                {},
+                                {},
+                                zeros({tokens, shape.index_bytes()}, DType::u8)};
+          if (pass == MocPass::forward) {
+            moc_products_forward(shape, x, operand({tokens, 100}), weights, kept, out);
+          } else {
+            moc_products_backward(shape, x, x, weights, kept, weights, out);
+          }
+        });
+        EXPECT_EQ(taken, moc_products_workspace_bytes(device(), pass, shape, kHidden, tokens));
       }
     }
   }

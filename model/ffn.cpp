@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/matmul.h"
+#include "kernels/moc_products.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/swiglu.h"
 
@@ -110,11 +112,27 @@ void Ffn::forward_selected(const Tensor& normed, const MocKept& kept, const Tens
   const std::int64_t tokens = normed.dim(0);
   Workspace::Frame frame(parameters_->device());
   const MocKept there = kept.index ? kept : kept_for_now(frame, tokens);
+  if (pays_to_skip(tokens)) {
+    const Tensor gates = frame.tensor(type(), {tokens, intermediate_size_});
+    linear_forward(normed, weights(&Parameter::compute).gate, gates);
+    const Tensor wanted = out ? out : frame.tensor(type(), {tokens, hidden_size_});
+    moc_products_forward(*moc_, normed, gates, weights(&Parameter::compute), there, wanted);
+    return;
+  }
   const Tensor gate_up = frame.tensor(type(), {tokens, 2 * intermediate_size_});
   const Tensor product = frame.tensor(type(), {tokens, intermediate_size_});
   gate_up_.forward(normed, gate_up);
   moc_forward(*moc_, gate_up, there, product);
   if (out) down_.forward(product, out);
+}
+
+bool Ffn::pays_to_skip(std::int64_t tokens) const {
+  return moc_products_pay(parameters_->device(), *moc_, hidden_size_, tokens);
+}
+
+MocWeights Ffn::weights(Tensor Parameter::*member) const {
+  const auto of = [&](std::int64_t i) { return (*parameters_)[norm_ + i].*member; };
+  return {of(1), of(2), of(3)};
 }
 
 MocKept Ffn::kept_for_now(Workspace::Frame& frame, std::int64_t tokens) const {
@@ -127,14 +145,17 @@ MocKept Ffn::kept_for_now(Workspace::Frame& frame, std::int64_t tokens) const {
 
 void Ffn::backward(const Tensor& input, const FfnActivations& kept, const Tensor& dresidual) const {
   for_each_tile(dresidual.dim(0), [&](std::int64_t begin, std::int64_t count) {
-    backward_tile(input.rows(begin, count), kept.rows(begin, count), dresidual.rows(begin, count));
+    const Tensor input_tile = input.rows(begin, count);
+    const FfnActivations kept_of_tile = kept.rows(begin, count);
+    const Tensor dresidual_tile = dresidual.rows(begin, count);
+    moc_&& pays_to_skip(count) ? backward_kept(input_tile, kept_of_tile, dresidual_tile)
+                               : backward_all(input_tile, kept_of_tile, dresidual_tile);
   });
 }
 
-void Ffn::backward_tile(const Tensor& input, const FfnActivations& kept,
-                        const Tensor& dresidual) const {
+void Ffn::backward_all(const Tensor& input, const FfnActivations& kept,
+                       const Tensor& dresidual) const {
   const std::int64_t tokens = dresidual.dim(0);
-  const Parameter& norm = (*parameters_)[norm_];
   Workspace::Frame frame(parameters_->device());
   const Tensor dgate_up =
       moc_ ? frame.tensor(type(), {tokens, 2 * intermediate_size_}) : kept.gate_up;
@@ -153,11 +174,31 @@ void Ffn::backward_tile(const Tensor& input, const FfnActivations& kept,
   }
   const Tensor normed = frame.tensor(type(), {tokens, hidden_size_});
   if (gate_up_.is_trainable()) {
-    rmsnorm_recompute(input, norm.compute, kept.inverse_rms, normed);
+    recompute_normed(input, kept, normed);
     gate_up_.backward_weight(dgate_up, normed);
   }
-  const Tensor& dnormed = normed;  // the operand is used up
-  gate_up_.backward_input(dgate_up, dnormed);
+  gate_up_.backward_input(dgate_up, normed);  // the operand is used up
+  norm_backward(input, kept, normed, dresidual);
+}
+
+void Ffn::backward_kept(const Tensor& input, const FfnActivations& kept,
+                        const Tensor& dresidual) const {
+  Workspace::Frame frame(parameters_->device());
+  const Tensor normed = frame.tensor(type(), {dresidual.dim(0), hidden_size_});
+  if (gate_up_.is_trainable()) recompute_normed(input, kept, normed);
+  moc_products_backward(*moc_, dresidual, normed, weights(&Parameter::compute), kept.moc,
+                        weights(&Parameter::gradient), normed);
+  norm_backward(input, kept, normed, dresidual);
+}
+
+void Ffn::recompute_normed(const Tensor& input, const FfnActivations& kept,
+                           const Tensor& normed) const {
+  rmsnorm_recompute(input, (*parameters_)[norm_].compute, kept.inverse_rms, normed);
+}
+
+void Ffn::norm_backward(const Tensor& input, const FfnActivations& kept, const Tensor& dnormed,
+                        const Tensor& dresidual) const {
+  const Parameter& norm = (*parameters_)[norm_];
   rmsnorm_backward(input, norm.compute, kept.inverse_rms, dnormed, dresidual, norm.gradient);
 }
 

@@ -5,6 +5,7 @@
 
 #include "kernels/device.h"
 #include "kernels/moc.h"
+#include "kernels/moc_products.h"
 #include "kernels/op_graph.h"
 #include "model/llama_config.h"
 #include "model/parameter.h"
@@ -35,7 +36,7 @@ MocShape moc_shape(const LlamaConfig& config, std::optional<MocIndex> index);
 
 // The FFN of a block: Wdown · (SiLU(Wgate · x) ⊙ Wup · x), of all channels or of those that MoC
 // selects for a token. Tokens are taken in tiles; only what is kept for the backward pass outlives
-// one.
+// one. With MoC, products are made of the selected channels only where that is faster, else of all.
 class Ffn {
  public:
   // The parameters [first, first + 4) of the set are the weight of the norm before the FFN and the
@@ -61,7 +62,16 @@ class Ffn {
   void forward_dense(const Tensor& normed, const FfnActivations& kept, const Tensor& out) const;
   void forward_selected(const Tensor& normed, const MocKept& kept, const Tensor& out) const;
   MocKept kept_for_now(Workspace::Frame& frame, std::int64_t tokens) const;
-  void backward_tile(const Tensor& input, const FfnActivations& kept,
+  // Whether so many tokens are computed faster without the channels that they do not use.
+  bool pays_to_skip(std::int64_t tokens) const;
+  MocWeights weights(Tensor Parameter::*member) const;
+  // With the products of all channels, or of the kept ones only.
+  void backward_all(const Tensor& input, const FfnActivations& kept, const Tensor& dresidual) const;
+  void backward_kept(const Tensor& input, const FfnActivations& kept,
+                     const Tensor& dresidual) const;
+  void recompute_normed(const Tensor& input, const FfnActivations& kept,
+                        const Tensor& normed) const;
+  void norm_backward(const Tensor& input, const FfnActivations& kept, const Tensor& dnormed,
                      const Tensor& dresidual) const;
 
   std::int64_t hidden_size_;

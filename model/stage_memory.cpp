@@ -11,6 +11,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
 #include "kernels/moc.h"
+#include "kernels/moc_products.h"
 #include "kernels/rmsnorm.h"
 
 namespace chaski {
@@ -67,20 +68,13 @@ class WorkspacePlan {
 
  private:
   // A tensor [T, columns] of what ops compute with.
-  std::int64_t row_of(std::int64_t columns) const {
-    return bytes_of(types_of(options_.precision).compute, tokens_ * columns);
-  }
-
-  std::int64_t tile_of(std::int64_t columns) const {
-    return bytes_of(types_of(options_.precision).compute, tile_ * columns);
+  std::int64_t row_of(std::int64_t columns) const { return rows_of(tokens_, columns); }
+  std::int64_t rows_of(std::int64_t tokens, std::int64_t columns) const {
+    return bytes_of(types_of(options_.precision).compute, tokens * columns);
   }
 
   std::int64_t linear(LinearPass pass, std::int64_t in, std::int64_t out) const {
     return linear_workspace_bytes(device_, pass, tokens_, in, out);
-  }
-  std::int64_t linear_backward(std::int64_t in, std::int64_t out) const {
-    return std::max(linear(LinearPass::backward_input, in, out),
-                    linear(LinearPass::backward_weight, in, out));
   }
   std::int64_t norm_backward(std::int64_t tokens) const {
     return rmsnorm_backward_workspace_bytes(device_, tokens, config_.hidden_size);
@@ -91,14 +85,9 @@ class WorkspacePlan {
     const std::int64_t last = tokens_ % tile_;
     return std::max(bytes(tile_), last == 0 ? 0 : bytes(last));
   }
-  std::int64_t tile_linear(LinearPass pass, std::int64_t in, std::int64_t out) const {
-    return of_tiles([&](std::int64_t tokens) {
-      return linear_workspace_bytes(device_, pass, tokens, in, out);
-    });
-  }
-  std::int64_t tile_linear_backward(std::int64_t in, std::int64_t out) const {
-    return std::max(tile_linear(LinearPass::backward_input, in, out),
-                    tile_linear(LinearPass::backward_weight, in, out));
+  std::int64_t linear_backward(std::int64_t tokens, std::int64_t in, std::int64_t out) const {
+    return std::max(linear_workspace_bytes(device_, LinearPass::backward_input, tokens, in, out),
+                    linear_workspace_bytes(device_, LinearPass::backward_weight, tokens, in, out));
   }
   std::int64_t attention(AttentionPass pass) const {
     const AttentionShape shape{options_.micro_batch, options_.sequence_length, config_.num_heads,
@@ -110,58 +99,83 @@ class WorkspacePlan {
     const std::int64_t hidden = config_.hidden_size;
     // The stream that the attention's output is added to, where there is no output to use for it.
     const std::int64_t delta = with_output ? 0 : row_of(hidden);
+    const std::int64_t ffn = of_tiles([&](std::int64_t tokens) {
+      if (!moc_) return dense_forward(tokens, with_output);
+      return kept_for_now(tokens) + (pays_to_skip(tokens) ? kept_forward(tokens, with_output)
+                                                          : all_forward(tokens, with_output));
+    });
     return row_of(hidden) +
            std::max({linear(LinearPass::forward, hidden, config_.qkv_size()),
                      attention(AttentionPass::forward),
                      delta + linear(LinearPass::forward, config_.query_size(), hidden),
-                     delta + (moc_ ? selected_forward(with_output) : dense_forward(with_output))});
+                     delta + ffn});
   }
 
-  std::int64_t dense_forward(bool with_output) const {
-    const std::int64_t hidden = config_.hidden_size;
+  std::int64_t dense_forward(std::int64_t tokens, bool with_output) const {
     const std::int64_t ffn = config_.intermediate_size;
-    const std::int64_t gate_up = options_.training ? 0 : tile_of(2 * ffn);
-    const std::int64_t first = tile_linear(LinearPass::forward, hidden, 2 * ffn);
+    const std::int64_t gate_up = options_.training ? 0 : rows_of(tokens, 2 * ffn);
+    const std::int64_t first = gate_up_forward(tokens, 2 * ffn);
     if (!with_output) return gate_up + first;
     const bool keeps_product = options_.training && options_.recompute == Recompute::none;
-    const std::int64_t product = keeps_product ? 0 : tile_of(ffn);
-    return gate_up + std::max(first, product + tile_linear(LinearPass::forward, ffn, hidden));
+    const std::int64_t product = keeps_product ? 0 : rows_of(tokens, ffn);
+    return gate_up + std::max(first, product + down_forward(tokens));
   }
 
-  std::int64_t selected_forward(bool with_output) const {
-    const std::int64_t hidden = config_.hidden_size;
+  // Of MoC, where nothing is kept for a backward pass.
+  std::int64_t kept_for_now(std::int64_t tokens) const {
+    if (options_.training) return 0;
+    return 2 * rows_of(tokens, moc_->keep) + bytes_of(DType::u8, tokens * moc_->index_bytes());
+  }
+  std::int64_t all_forward(std::int64_t tokens, bool with_output) const {
     const std::int64_t ffn = config_.intermediate_size;
-    const std::int64_t kept =
-        options_.training
-            ? 0
-            : 2 * tile_of(moc_->keep) + bytes_of(DType::u8, tile_ * moc_->index_bytes());
-    const std::int64_t down = with_output ? tile_linear(LinearPass::forward, ffn, hidden) : 0;
-    return kept + tile_of(2 * ffn) + tile_of(ffn) +
-           std::max({tile_linear(LinearPass::forward, hidden, 2 * ffn), moc_scratch(), down});
+    return rows_of(tokens, 2 * ffn) + rows_of(tokens, ffn) +
+           std::max({gate_up_forward(tokens, 2 * ffn), moc_workspace_bytes(device_, *moc_, tokens),
+                     with_output ? down_forward(tokens) : 0});
   }
-
-  std::int64_t moc_scratch() const {
-    return of_tiles(
-        [&](std::int64_t tokens) { return moc_workspace_bytes(device_, *moc_, tokens); });
+  std::int64_t kept_forward(std::int64_t tokens, bool with_output) const {
+    const std::int64_t ffn = config_.intermediate_size;
+    const std::int64_t output = with_output ? 0 : rows_of(tokens, config_.hidden_size);
+    return rows_of(tokens, ffn) +
+           std::max(gate_up_forward(tokens, ffn), output + moc_products(MocPass::forward, tokens));
+  }
+  bool pays_to_skip(std::int64_t tokens) const {
+    return moc_ && moc_products_pay(device_, *moc_, config_.hidden_size, tokens);
+  }
+  std::int64_t moc_products(MocPass pass, std::int64_t tokens) const {
+    return moc_products_workspace_bytes(device_, pass, *moc_, config_.hidden_size, tokens);
+  }
+  std::int64_t gate_up_forward(std::int64_t tokens, std::int64_t out) const {
+    return linear_workspace_bytes(device_, LinearPass::forward, tokens, config_.hidden_size, out);
+  }
+  std::int64_t down_forward(std::int64_t tokens) const {
+    return linear_workspace_bytes(device_, LinearPass::forward, tokens, config_.intermediate_size,
+                                  config_.hidden_size);
   }
 
   std::int64_t feed_forward_backward() const {
+    return of_tiles([&](std::int64_t tokens) {
+      const std::int64_t hidden = rows_of(tokens, config_.hidden_size);
+      if (!pays_to_skip(tokens)) return all_backward(tokens);
+      return hidden + std::max(moc_products(MocPass::backward, tokens), norm_backward(tokens));
+    });
+  }
+  std::int64_t all_backward(std::int64_t tokens) const {
     const std::int64_t hidden = config_.hidden_size;
     const std::int64_t ffn = config_.intermediate_size;
-    const std::int64_t norm = of_tiles([&](std::int64_t tokens) { return norm_backward(tokens); });
-    return (moc_ ? tile_of(2 * ffn) : 0) +
-           std::max(
-               tile_of(ffn) + std::max(tile_linear_backward(ffn, hidden), moc_ ? moc_scratch() : 0),
-               tile_of(hidden) + std::max(tile_linear_backward(hidden, 2 * ffn), norm));
+    const std::int64_t scratch = moc_ ? moc_workspace_bytes(device_, *moc_, tokens) : 0;
+    return (moc_ ? rows_of(tokens, 2 * ffn) : 0) +
+           std::max(rows_of(tokens, ffn) + std::max(linear_backward(tokens, ffn, hidden), scratch),
+                    rows_of(tokens, hidden) +
+                        std::max(linear_backward(tokens, hidden, 2 * ffn), norm_backward(tokens)));
   }
 
   std::int64_t attention_block_backward() const {
     const std::int64_t hidden = config_.hidden_size;
     const std::int64_t query = config_.query_size();
     const std::int64_t qkv = config_.qkv_size();
-    return row_of(qkv) + std::max(row_of(query) + std::max(linear_backward(query, hidden),
+    return row_of(qkv) + std::max(row_of(query) + std::max(linear_backward(tokens_, query, hidden),
                                                            attention(AttentionPass::backward)),
-                                  row_of(hidden) + std::max(linear_backward(hidden, qkv),
+                                  row_of(hidden) + std::max(linear_backward(tokens_, hidden, qkv),
                                                             norm_backward(tokens_)));
   }
 

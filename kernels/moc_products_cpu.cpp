@@ -54,20 +54,24 @@ struct Scaled {
   bool transposed;
 };
 
-// Tokens that are summed together: enough to pay for packing the weights, few enough for all
-// threads to have work. The sums are the same for any number.
-std::int64_t tokens_at_a_time(const MocProductsProblem& p) {
-  constexpr std::int64_t kFewest = 2 * kChunk;
-  const std::int64_t pieces = blocks_of(2 * p.threads, num_hidden_blocks(p));
-  const std::int64_t wanted = smaller(blocks_of(p.tokens, pieces), kRows);
-  return wanted < kFewest ? smaller(kFewest, kRows) : wanted;
+// Rows that are summed together, where there are `others` to do of each: enough to pay for packing
+// what they are sums of, few enough for all threads to have work. The sums are the same for any
+// number.
+std::int64_t rows_at_a_time(std::int64_t rows, std::int64_t others, int threads) {
+  constexpr std::int64_t kFewest = 128;
+  constexpr std::int64_t kUnit = 16;
+  const std::int64_t for_cache = blocks_of(rows, kRows);
+  const std::int64_t for_threads = blocks_of(3 * threads, others);
+  const std::int64_t pieces = for_cache > for_threads ? for_cache : for_threads;
+  const std::int64_t piece = blocks_of(blocks_of(rows, pieces), kUnit) * kUnit;
+  return piece < kFewest ? kFewest : piece;
 }
 
 // out [tokens, hidden]: the sum over a token's entries and over `scaled`, of which there are
 // `num_scaled`.
 void write_sums(const MocProductsProblem& p, const ByToken& lists, const Scaled* scaled,
                 int num_scaled, const Own& own, float* out) {
-  const std::int64_t piece = tokens_at_a_time(p);
+  const std::int64_t piece = rows_at_a_time(p.tokens, num_hidden_blocks(p), p.threads);
   const std::int64_t pieces = blocks_of(p.tokens, piece);
 #pragma omp for schedule(dynamic)
   for (std::int64_t task = 0; task < pieces * num_hidden_blocks(p); ++task) {
@@ -100,9 +104,9 @@ struct WeightGradient {
 
 void add_weight_gradients(const MocProductsProblem& p, const ByChannel& lists,
                           const WeightGradient* gradients, int num_gradients, const Own& own) {
-  // As many channels at a time as there is room for, in pieces alike.
-  const std::int64_t pieces = blocks_of(p.size, kRows);
-  const std::int64_t piece = blocks_of(blocks_of(p.size, pieces), kLanes) * kLanes;
+  const std::int64_t others = num_hidden_blocks(p) * num_gradients;
+  const std::int64_t piece = rows_at_a_time(p.size, others, p.threads);
+  const std::int64_t pieces = blocks_of(p.size, piece);
   const std::int64_t tasks = pieces * num_hidden_blocks(p);
 #pragma omp for schedule(dynamic)
   for (std::int64_t task = 0; task < tasks * num_gradients; ++task) {
@@ -110,7 +114,6 @@ void add_weight_gradients(const MocProductsProblem& p, const ByChannel& lists,
     const Columns columns = columns_of(p.hidden, task % tasks / pieces);
     const std::int64_t channel = task % pieces * piece;
     const std::int64_t channels = smaller(piece, p.size - channel);
-    if (channels <= 0) continue;
     clear(own.sums, channels * kWidth);
     for (std::int64_t c = 0; c < num_token_chunks(p); ++c) {
       const std::int64_t token = c * kChunk;

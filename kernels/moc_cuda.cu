@@ -136,6 +136,14 @@ __device__ void place_of_eight(unsigned* row, const Selection& s) {
   __syncthreads();
 }
 
+// The places of a token's gates.
+template <typename T>
+__device__ void select_row(unsigned* row, const Selection& s, const T* gates) {
+  for (int i = threadIdx.x; i < s.size; i += kThreads) row[i] = key_of(s, to_float(gates[i]));
+  __syncthreads();
+  s.two_of_eight ? place_of_eight(row, s) : place_topk(row, s);
+}
+
 // The stored form of the places.
 __device__ void write_index(const unsigned* row, const Selection& s, unsigned char* index) {
   if (s.bitmap) {
@@ -192,9 +200,7 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t token = blockIdx.x;
   const T* gates = gate_up + token * 2 * s.size;
   const T* ups = gates + s.size;
-  for (int i = threadIdx.x; i < s.size; i += kThreads) row[i] = key_of(s, to_float(gates[i]));
-  __syncthreads();
-  s.two_of_eight ? place_of_eight(row, s) : place_topk(row, s);
+  select_row(row, s, gates);
   write_index(row, s, kept.index + token * s.index_bytes);
   for (int i = threadIdx.x; i < s.size; i += kThreads) {
     T product = from_float<T>(0.0f);
@@ -209,6 +215,19 @@ __global__ void __launch_bounds__(kThreads)
       if (kept.product != nullptr) kept.product[at] = product;
     }
     activation[token * s.size + i] = product;
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    select_kernel(Selection s, const T* gates, Kept<T> kept, unsigned short* places) {
+  unsigned* row = dynamic_shared<unsigned>();
+  const std::int64_t token = blockIdx.x;
+  select_row(row, s, gates + token * s.size);
+  write_index(row, s, kept.index + token * s.index_bytes);
+  for (int i = threadIdx.x; i < s.size; i += kThreads) {
+    places[token * s.size + i] = static_cast<unsigned short>(row[i]);
+    if (row[i] != kNoPlace) kept.gate[token * s.keep + row[i]] = gates[token * s.size + i];
   }
 }
 
@@ -286,6 +305,20 @@ void moc_forward(const MocShape& shape, const Tensor& gate_up, const MocKept& ke
     launch(gate_up.device(), "moc_forward", launch_shape(shape, gate_up.shape().num_rows()),
            forward_kernel<T>, selection_of(shape), elements<T>(gate_up), kept_of<T>(kept),
            elements<T>(activation));
+  });
+}
+
+void moc_select(const MocShape& shape, const Tensor& gates, const Tensor& kept_gates,
+                const Tensor& channels, const Tensor& places) {
+  // The places are those of kNoPlace cut to 16 bits.
+  static_assert(static_cast<std::uint16_t>(kNoPlace) == kMocNoPlace);
+  with_element_type("moc_select", gates, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const Kept<T> kept{elements<T>(kept_gates), nullptr, nullptr, nullptr,
+                       channels.as<std::uint8_t>()};
+    launch(gates.device(), "moc_select", launch_shape(shape, gates.shape().num_rows()),
+           select_kernel<T>, selection_of(shape), elements<T>(gates), kept,
+           static_cast<unsigned short*>(places.raw()));
   });
 }
 

@@ -68,6 +68,7 @@ void moc_decode(const MocShape& given, const Tensor& x, const Tensor& gates,
   require_distinct(kOp, "out", out, "gates", gates);
   CHASKI_CUDA_OP(device, moc_decode(shape, x, gates, weights, selection, out));
   const MocDecodeKernels& cpu = CHASKI_CPU_KERNELS(moc_decode_kernels);
+  static_assert(kMaxMocDecodeTokens == MocDecodeProblem::kMaxTokens);
   const MocDecodeProblem problem{tokens, hidden, size, shape.keep,
                                  threads_for(device, tokens * shape.keep * hidden)};
   const std::int64_t of_selection =

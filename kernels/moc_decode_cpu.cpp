@@ -15,13 +15,20 @@ Vector& at(float* x) {
   return *reinterpret_cast<Vector*>(x);
 }
 
-// Sums of a row that are kept apart, so that additions need not wait for each other.
-constexpr std::int64_t kPartialSums = 4;
-// Rows that are added to the result at a time, so that it is loaded and stored less often.
-constexpr std::int64_t kRowsAtATime = 4;
+// Rows that are read side by side: several streams are read faster than one.
+constexpr std::int64_t kRows = 4;
+// Rows that all tokens take before the next ones are read from memory.
+constexpr std::int64_t kGroup = 16;
+// Columns of a group's rows that fit a cache beside those of some tokens.
+constexpr std::int64_t kColumns = 256;
 // Columns of the result that a thread takes at least: less of a row is read slowly.
 constexpr std::int64_t kMinColumns = 128;
 constexpr std::int64_t kFloatsOfCacheLine = 16;
+constexpr std::int64_t kMaxTokens = MocDecodeProblem::kMaxTokens;
+
+std::int64_t least(std::int64_t a, std::int64_t b) {
+  return a < b ? a : b;
+}
 
 // The channels that any token selected, in ascending order, and who did: the entries first[c] …
 // first[c + 1] - 1 of channels[c] in the order of tokens. An entry is a token's place
@@ -65,6 +72,62 @@ Union unite(const MocDecodeProblem& p, const std::uint16_t* selected, std::int32
   return all;
 }
 
+// Neighbours in the union, and which of them each token takes.
+struct Group {
+  std::int64_t count;
+  const float* rows[kGroup];
+  // Of the group after it, rows that are asked for while this one is used.
+  const float* next[kGroup];
+  struct Token {
+    std::int64_t count;
+    const float* rows[kGroup];
+    std::int64_t places[kGroup];
+  } tokens[kMaxTokens];
+};
+
+const float* row_of(const MocDecodeProblem& p, const Union& all, const float* weight,
+                    std::int64_t c) {
+  return weight + all.channels[least(c, all.count - 1)] * p.hidden;
+}
+
+// The group that begins at channels[begin], of which columns from `column` on are read.
+void gather(const MocDecodeProblem& p, const Union& all, const float* weight, std::int64_t begin,
+            std::int64_t column, Group& group) {
+  group.count = least(kGroup, all.count - begin);
+  for (std::int64_t token = 0; token < p.tokens; ++token) group.tokens[token].count = 0;
+  for (std::int64_t i = 0; i < kGroup; ++i) {
+    group.rows[i] = row_of(p, all, weight, begin + i) + column;
+    group.next[i] = row_of(p, all, weight, begin + kGroup + i) + column;
+  }
+  for (std::int64_t i = 0; i < group.count; ++i) {
+    for (std::int32_t e = all.first[begin + i]; e < all.first[begin + i + 1]; ++e) {
+      Group::Token& token = group.tokens[all.tokens[e]];
+      token.rows[token.count] = group.rows[i];
+      token.places[token.count++] = all.places[e];
+    }
+  }
+}
+
+// work(token, its first row, how many, rows to ask for or null) for up to kRows of a token's rows
+// at a time. There are at least as many calls as the group has kRows rows, so that all of the next
+// group's are asked for.
+template <typename Work>
+[[gnu::always_inline]] inline void for_each_quad(const MocDecodeProblem& p, const Group& group,
+                                                 const Work& work) {
+  std::int64_t asked = 0;
+  for (std::int64_t token = 0; token < p.tokens; ++token) {
+    const std::int64_t count = group.tokens[token].count;
+    for (std::int64_t i = 0; i < count; i += kRows, asked += kRows)
+      work(token, i, least(kRows, count - i), asked < kGroup ? group.next + asked : nullptr);
+  }
+}
+
+// Into the second cache: the first one has room for fewer requests under way than memory can serve.
+[[gnu::always_inline]] inline void ask_for(const float* const* rows, std::int64_t column) {
+#pragma GCC unroll 4
+  for (std::int64_t r = 0; r < kRows; ++r) __builtin_prefetch(rows[r] + column, 0, 2);
+}
+
 float sum_of(Vector v) {
   float lanes[kVectorLanes];
   __builtin_memcpy(lanes, &v, sizeof lanes);
@@ -74,115 +137,127 @@ float sum_of(Vector v) {
   return lanes[0];
 }
 
-// While a row is read the next one, which lies anywhere, is asked for.
-template <bool kPrefetches>
-[[gnu::always_inline]] inline float dot(const float* x, const float* w, const float* next,
-                                        std::int64_t count) {
-  constexpr std::int64_t kStep = kPartialSums * kVectorLanes;
-  Vector sums[kPartialSums] = {};
+// sums[r] = x · rows[r], each in the same order whatever rows are beside it.
+template <bool kAsks>
+void dot_rows(const float* x, const float* const* rows, const float* const* next,
+              std::int64_t count, float* sums) {
+  Vector partial[kRows] = {};
   std::int64_t i = 0;
-  for (; i + kStep <= count; i += kStep) {
-    if constexpr (kPrefetches) {
-      for (std::int64_t j = 0; j < kStep; j += kFloatsOfCacheLine) __builtin_prefetch(next + i + j);
-    }
+  for (; i + kFloatsOfCacheLine <= count; i += kFloatsOfCacheLine) {
+    if constexpr (kAsks) ask_for(next, i);
 #pragma GCC unroll 4
-    for (std::int64_t s = 0; s < kPartialSums; ++s)
-      sums[s] += load(x + i + s * kVectorLanes) * load(w + i + s * kVectorLanes);
+    for (std::int64_t v = i; v < i + kFloatsOfCacheLine; v += kVectorLanes) {
+      const Vector factor = load(x + v);
+#pragma GCC unroll 4
+      for (std::int64_t r = 0; r < kRows; ++r) partial[r] += factor * load(rows[r] + v);
+    }
   }
-  for (; i + kVectorLanes <= count; i += kVectorLanes) sums[0] += load(x + i) * load(w + i);
-  float sum = sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  for (; i < count; ++i) sum += x[i] * w[i];
-  return sum;
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    sums[r] = sum_of(partial[r]);
+    for (std::int64_t j = i; j < count; ++j) sums[r] += x[j] * rows[r][j];
+  }
 }
 
-// products[place] = SiLU(gate) · (up · x) of every entry.
+// products[place] = SiLU(gate) · (up · x) of every place.
 void multiply_up(const MocDecodeProblem& p, const float* x, const float* up, const float* gate,
                  const Union& all, float* products) {
 #pragma omp parallel for num_threads(p.threads) schedule(static)
-  for (std::int64_t c = 0; c < all.count; ++c) {
-    const float* row = up + all.channels[c] * p.hidden;
-    const float* next = c + 1 < all.count ? up + all.channels[c + 1] * p.hidden : row;
-    for (std::int32_t e = all.first[c]; e < all.first[c + 1]; ++e) {
-      const float* token = x + all.tokens[e] * p.hidden;
-      const float sum = e == all.first[c] ? dot<true>(token, row, next, p.hidden)
-                                          : dot<false>(token, row, next, p.hidden);
-      const float g = gate[all.places[e]];
-      products[all.places[e]] = g * sigmoid_of(g) * sum;
-    }
+  for (std::int64_t begin = 0; begin < all.count; begin += kGroup) {
+    Group group;
+    gather(p, all, up, begin, 0, group);
+    for_each_quad(
+        p, group,
+        [&](std::int64_t token, std::int64_t first, std::int64_t count, const float* const* next) {
+          const Group::Token& mine = group.tokens[token];
+          const float* rows[kRows];
+          for (std::int64_t r = 0; r < kRows; ++r) rows[r] = mine.rows[first + least(r, count - 1)];
+          float sums[kRows];
+          const float* x_of_token = x + token * p.hidden;
+          next != nullptr ? dot_rows<true>(x_of_token, rows, next, p.hidden, sums)
+                          : dot_rows<false>(x_of_token, rows, nullptr, p.hidden, sums);
+          for (std::int64_t r = 0; r < count; ++r) {
+            const std::int64_t place = mine.places[first + r];
+            const float g = gate[place];
+            products[place] = g * sigmoid_of(g) * sums[r];
+          }
+        });
   }
 }
 
 // out += Σ factors[r] · rows[r], in this order for each element.
-template <std::int64_t kRows>
-[[gnu::always_inline]] inline void add_rows(const float* const* rows, const float* const* next,
-                                            const float* factors, float* out, std::int64_t count) {
-  std::int64_t i = 0;
-  for (; i + kFloatsOfCacheLine <= count; i += kFloatsOfCacheLine) {
+template <std::int64_t kCount, bool kAsks>
+void add_rows(const float* const* rows, const float* const* next, const float* factors, float* out,
+              std::int64_t begin, std::int64_t end) {
+  std::int64_t i = begin;
+  for (; i + kFloatsOfCacheLine <= end; i += kFloatsOfCacheLine) {
+    if constexpr (kAsks) ask_for(next, i);
 #pragma GCC unroll 4
-    for (std::int64_t r = 0; r < kRows; ++r) __builtin_prefetch(next[r] + i);
+    for (std::int64_t v = i; v < i + kFloatsOfCacheLine; v += kVectorLanes) {
+      Vector sum = load(out + v);
 #pragma GCC unroll 4
-    for (std::int64_t v = 0; v < kFloatsOfCacheLine; v += kVectorLanes) {
-      Vector sum = load(out + i + v);
-#pragma GCC unroll 4
-      for (std::int64_t r = 0; r < kRows; ++r)
-        sum += (Vector{} + factors[r]) * load(rows[r] + i + v);
-      at(out + i + v) = sum;
+      for (std::int64_t r = 0; r < kCount; ++r) sum += (Vector{} + factors[r]) * load(rows[r] + v);
+      at(out + v) = sum;
     }
   }
-  for (; i < count; ++i) {
-    for (std::int64_t r = 0; r < kRows; ++r) out[i] += factors[r] * rows[r][i];
+  for (; i < end; ++i) {
+    for (std::int64_t r = 0; r < kCount; ++r) out[i] += factors[r] * rows[r][i];
   }
 }
 
-// Columns [begin, begin + count) of the only token's result.
-void down_of_one(const MocDecodeProblem& p, const float* down, const Union& all,
-                 const float* products, float* out, std::int64_t begin, std::int64_t count) {
-  const auto row = [&](std::int64_t c) {
-    return down + all.channels[c < all.count ? c : all.count - 1] * p.hidden + begin;
-  };
-  std::int64_t c = 0;
-  for (; c + kRowsAtATime <= all.count; c += kRowsAtATime) {
-    const float* rows[kRowsAtATime];
-    const float* next[kRowsAtATime];
-    for (std::int64_t r = 0; r < kRowsAtATime; ++r) {
-      rows[r] = row(c + r);
-      next[r] = row(c + kRowsAtATime + r);
-    }
-    add_rows<kRowsAtATime>(rows, next, products + c, out + begin, count);
-  }
-  for (; c < all.count; ++c) {
-    const float* one = row(c);
-    add_rows<1>(&one, &one, products + c, out + begin, count);
+template <bool kAsks>
+void add_up_to_four(std::int64_t rows_count, const float* const* rows, const float* const* next,
+                    const float* factors, float* out, std::int64_t begin, std::int64_t end) {
+  static_assert(kRows == 4);
+  switch (rows_count) {
+    case 1:
+      return add_rows<1, kAsks>(rows, next, factors, out, begin, end);
+    case 2:
+      return add_rows<2, kAsks>(rows, next, factors, out, begin, end);
+    case 3:
+      return add_rows<3, kAsks>(rows, next, factors, out, begin, end);
+    default:
+      return add_rows<4, kAsks>(rows, next, factors, out, begin, end);
   }
 }
 
-void down_of_several(const MocDecodeProblem& p, const float* down, const Union& all,
-                     const float* products, float* out, std::int64_t begin, std::int64_t count) {
-  for (std::int64_t c = 0; c < all.count; ++c) {
-    const float* row = down + all.channels[c] * p.hidden + begin;
-    const float* next = c + 1 < all.count ? down + all.channels[c + 1] * p.hidden + begin : row;
-    for (std::int32_t e = all.first[c]; e < all.first[c + 1]; ++e) {
-      add_rows<1>(&row, e == all.first[c] ? &next : &row, products + all.places[e],
-                  out + all.tokens[e] * p.hidden + begin, count);
+// Columns [column, column + width) of all tokens' results.
+void multiply_strip(const MocDecodeProblem& p, const float* down, const Union& all,
+                    const float* products, float* out, std::int64_t column, std::int64_t width) {
+  const std::int64_t block = p.tokens == 1 ? width : kColumns;
+  for (std::int64_t first = 0; first < all.count; first += kGroup) {
+    Group group;
+    gather(p, all, down, first, column, group);
+    for (std::int64_t begin = 0; begin < width; begin += block) {
+      const std::int64_t end = least(begin + block, width);
+      for_each_quad(
+          p, group,
+          [&](std::int64_t token, std::int64_t row, std::int64_t count, const float* const* next) {
+            const Group::Token& mine = group.tokens[token];
+            float factors[kRows];
+            for (std::int64_t r = 0; r < count; ++r) factors[r] = products[mine.places[row + r]];
+            float* mine_out = out + token * p.hidden + column;
+            next != nullptr
+                ? add_up_to_four<true>(count, mine.rows + row, next, factors, mine_out, begin, end)
+                : add_up_to_four<false>(count, mine.rows + row, nullptr, factors, mine_out, begin,
+                                        end);
+          });
     }
   }
 }
 
 void multiply_down(const MocDecodeProblem& p, const float* down, const Union& all,
                    const float* products, float* out) {
-  const std::int64_t most = p.hidden / kMinColumns < 1 ? 1 : p.hidden / kMinColumns;
-  const std::int64_t strips = p.threads < most ? p.threads : most;
+  const std::int64_t most = p.hidden < kMinColumns ? 1 : p.hidden / kMinColumns;
+  const std::int64_t strips = least(p.threads, most);
   const std::int64_t lines = (p.hidden + kFloatsOfCacheLine - 1) / kFloatsOfCacheLine;
   const std::int64_t width = (lines + strips - 1) / strips * kFloatsOfCacheLine;
 #pragma omp parallel for num_threads(static_cast <int>(strips)) schedule(static)
-  for (std::int64_t strip = 0; strip < strips; ++strip) {
-    const std::int64_t begin = strip * width;
-    const std::int64_t count = begin + width < p.hidden ? width : p.hidden - begin;
-    if (count <= 0) continue;
+  for (std::int64_t column = 0; column < p.hidden; column += width) {
+    const std::int64_t mine = least(width, p.hidden - column);
     for (std::int64_t token = 0; token < p.tokens; ++token) {
-      for (std::int64_t i = begin; i < begin + count; ++i) out[token * p.hidden + i] = 0.0f;
+      for (std::int64_t i = 0; i < mine; ++i) out[token * p.hidden + column + i] = 0.0f;
     }
-    (p.tokens == 1 ? down_of_one : down_of_several)(p, down, all, products, out, begin, count);
+    multiply_strip(p, down, all, products, out, column, mine);
   }
 }
 

@@ -10,6 +10,8 @@ struct MocDecodeProblem {
   std::int64_t size;  // intermediate
   std::int64_t keep;
   int threads;
+
+  static constexpr std::int64_t kMaxTokens = 16;
 };
 // Of the selection: [tokens, keep].
 struct MocDecodeSelection {

@@ -14,12 +14,6 @@
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_tensor_cores.h"
 
-#ifdef __CUDACC__
-#define CHASKI_UNROLL _Pragma("unroll")
-#else
-#define CHASKI_UNROLL
-#endif
-
 namespace chaski::cuda {
 
 // Rows of queries, keys and values may lie anywhere; heads lie side by side in a row. Query i of a

@@ -11,6 +11,12 @@
 
 #include "kernels/tensor.h"
 
+#ifdef __CUDACC__
+#define CHASKI_UNROLL _Pragma("unroll")
+#else
+#define CHASKI_UNROLL
+#endif
+
 namespace chaski::cuda {
 
 using bf16 = __nv_bfloat16;

@@ -68,10 +68,11 @@ inline Mask select_channels(const MocConfig& moc, const Reference& gates, std::s
 
 // The least distance between a kept gate and a dropped one of the same token.
 inline double smallest_margin(const Reference& gates, const Mask& mask, std::size_t channels) {
-  double margin = std::numeric_limits<double>::infinity();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  double margin = kInfinity;
   for (std::size_t row = 0; row < gates.size(); row += channels) {
-    double kept = margin;
-    double dropped = -std::numeric_limits<double>::infinity();
+    double kept = kInfinity;
+    double dropped = -kInfinity;
     for (std::size_t i = row; i < row + channels; ++i)
       mask[i] ? kept = std::min(kept, gates[i]) : dropped = std::max(dropped, gates[i]);
     margin = std::min(margin, kept - dropped);

@@ -92,8 +92,9 @@ TEST_P(FfnStructureTest, NothingOutsideTheKeptSetContributes) {
   const std::vector<MocConfig> configs = {MocConfig{1}, MocConfig{5},
                                           MocConfig{0, MocPattern::two_of_eight}};
   for (const MocConfig& moc : configs) {
-    for (const std::int64_t tokens : {1, 2}) {
-      const FfnCase tested{.tokens = tokens, .moc = moc};
+    for (const std::int64_t tokens : {1, 2, 32}) {
+      const FfnCase tested{.channels = tokens == 32 ? 800 : 40, .tokens = tokens, .moc = moc};
+      if (tokens == 32 && (!on_cpu() || moc.pattern != MocPattern::topk)) continue;
       FfnWeights weights = random_weights(tested);
       const Values input = random_rows(tested, 3);
       const Values doutput = random_rows(tested, 4);
@@ -112,8 +113,10 @@ TEST_P(FfnStructureTest, NothingOutsideTheKeptSetContributes) {
 }
 
 TEST_P(FfnStructureTest, ChannelsThatNoTokenSelectedHaveNoGradient) {
-  for (const MocIndex index : kIndexForms) {
-    const FfnCase tested{.tokens = 4, .moc = MocConfig{4}, .index = index};
+  for (const FfnCase& tested :
+       {FfnCase{.tokens = 4, .moc = MocConfig{4}},
+        FfnCase{.tokens = 4, .moc = MocConfig{4}, .index = MocIndex::bitmap},
+        FfnCase{.hidden = 16, .channels = 400, .tokens = 40, .moc = MocConfig{4}}}) {
     const FfnRun result =
         run(tested, random_weights(tested), random_rows(tested, 3), random_rows(tested, 4));
     const auto dead = dead_channels(tested, result.mask);

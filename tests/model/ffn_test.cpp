@@ -82,6 +82,18 @@ TEST_P(FfnTest, EqualsTheMaskedDenseFormula) {
         expect({.channels = channels, .moc = MocConfig{0, MocPattern::two_of_eight}});
       }
       expect({.moc = MocConfig{11, MocPattern::topk, MocScore::silu_magnitude}});
+      // Enough tokens, and few enough channels, that products skip the others.
+      if (!on_cpu()) continue;
+      expect({.hidden = 32, .tokens = 45, .moc = MocConfig{1}});
+      expect({.hidden = 32, .tokens = 32, .moc = MocConfig{20}});
+      expect({.hidden = 27, .channels = 301, .tokens = 70, .moc = MocConfig{50}});
+      expect({.hidden = 48,
+              .channels = 45,
+              .tokens = 77,
+              .moc = MocConfig{0, MocPattern::two_of_eight}});
+      expect({.hidden = 32,
+              .tokens = 33,
+              .moc = MocConfig{11, MocPattern::topk, MocScore::silu_magnitude}});
     }
   }
   for (const Recompute recompute : {Recompute::none, Recompute::elementwise}) {
@@ -98,7 +110,11 @@ TEST_P(FfnTest, EqualsTheMaskedDenseFormulaInSeveralTiles) {
       for (const MocIndex index : {MocIndex::uint16, MocIndex::bitmap}) {
         tested.recompute = recompute;
         tested.index = index;
-        expect_masked_dense(tested);
+        // All products, and only those of what is kept.
+        for (const std::int64_t keep : {15, 2}) {
+          tested.moc->keep = keep;
+          expect_masked_dense(tested);
+        }
       }
       expect_masked_dense({.hidden = 6,
                            .channels = 21,

@@ -12,9 +12,7 @@ namespace {
 
 using test::Values;
 
-constexpr std::int64_t kRows = 2;
 constexpr std::int64_t kLength = 9;
-constexpr Recompute kRecomputations[] = {Recompute::none, Recompute::elementwise, Recompute::block};
 
 LlamaConfig small_config(std::optional<MocConfig> moc = MocConfig{7}) {
   LlamaConfig config;
@@ -32,16 +30,24 @@ LlamaConfig small_config(std::optional<MocConfig> moc = MocConfig{7}) {
   return config;
 }
 
-std::vector<std::optional<MocConfig>> ffn_kinds() {
-  return {std::nullopt, MocConfig{7}, MocConfig{0, MocPattern::two_of_eight},
-          MocConfig{9, MocPattern::topk, MocScore::silu_magnitude}};
-}
-
 class MocStageTest : public test::OpTest {
  protected:
+  // On the CPU enough tokens that products skip channels where few are kept. A model of a GPU takes
+  // a thousand times as long as one.
+  std::int64_t rows() const { return on_cpu() ? 4 : 1; }
+  std::vector<Recompute> recomputations() const {
+    if (!on_cpu()) return {Recompute::none, Recompute::elementwise};
+    return {Recompute::none, Recompute::elementwise, Recompute::block};
+  }
+  std::vector<std::optional<MocConfig>> selections() const {
+    if (!on_cpu()) return {MocConfig{7}};
+    return {MocConfig{7}, MocConfig{20}, MocConfig{0, MocPattern::two_of_eight},
+            MocConfig{9, MocPattern::topk, MocScore::silu_magnitude}};
+  }
+
   StageOptions options(Recompute recompute = Recompute::none, std::int64_t in_flight = 1) const {
     StageOptions result;
-    result.micro_batch = kRows;
+    result.micro_batch = rows();
     result.sequence_length = kLength;
     result.recompute = recompute;
     result.moc_index = MocIndex::uint16;
@@ -61,11 +67,12 @@ class MocStageTest : public test::OpTest {
   MicroBatch batch(unsigned seed) {
     std::mt19937 random(seed);
     std::vector<std::int32_t> tokens, targets;
-    for (std::int64_t i = 0; i < kRows * kLength; ++i) {
+    for (std::int64_t i = 0; i < rows() * kLength; ++i) {
       tokens.push_back(static_cast<std::int32_t>(random() % 31));
       targets.push_back(i % 5 == 2 ? -1 : static_cast<std::int32_t>(random() % 31));
     }
-    return {integers(tokens).view({kRows, kLength}), integers(targets).view({kRows, kLength}), {}};
+    return {
+        integers(tokens).view({rows(), kLength}), integers(targets).view({rows(), kLength}), {}};
   }
 
   using Gradients = std::map<std::string, Values>;
@@ -87,9 +94,11 @@ class MocStageTest : public test::OpTest {
 
 TEST_P(MocStageTest, WhatIsRecomputedHasTheSameBits) {
   const MicroBatch data = batch(1);
-  for (const auto& moc : ffn_kinds()) {
+  auto kinds = selections();
+  if (!in_bf16()) kinds.push_back(std::nullopt);
+  for (const auto& moc : kinds) {
     const auto expected = step(*make(small_config(moc), options()), data);
-    for (const Recompute recompute : kRecomputations) {
+    for (const Recompute recompute : recomputations()) {
       for (const MocIndex index : {MocIndex::uint16, MocIndex::bitmap}) {
         StageOptions way = options(recompute);
         way.moc_index = index;
@@ -102,7 +111,7 @@ TEST_P(MocStageTest, WhatIsRecomputedHasTheSameBits) {
 
 TEST_P(MocStageTest, AllChannelsAreTheDenseModel) {
   const MicroBatch data = batch(1);
-  for (const Recompute recompute : kRecomputations) {
+  for (const Recompute recompute : recomputations()) {
     const auto dense = step(*make(small_config(std::nullopt), options(recompute)), data);
     const auto all = step(*make(small_config(MocConfig{29}), options(recompute)), data);
     EXPECT_EQ(all.first, dense.first);
@@ -126,23 +135,25 @@ TEST_P(MocStageTest, FewerChannelsAreAnotherModel) {
 TEST_P(MocStageTest, StagesInARowEqualOneStage) {
   if (on_cpu()) use_threads(1);
   const MicroBatch data = batch(1);
-  const LlamaConfig config = small_config();
-  for (const Recompute recompute : kRecomputations) {
-    const auto expected = step(*make(config, options(recompute)), data);
-    for (const std::int64_t num_stages : {2, 3}) {
-      std::vector<std::unique_ptr<Stage>> stages;
-      Tensor passed;
-      for (std::int64_t i = 0; i < num_stages; ++i) {
-        stages.push_back(make(config, options(recompute), i, num_stages));
-        passed = stages.back()->forward(0, data, passed, 1.0f);
+  for (const Recompute recompute : recomputations()) {
+    for (const auto& moc : selections()) {
+      const LlamaConfig config = small_config(moc);
+      const auto expected = step(*make(config, options(recompute)), data);
+      for (const std::int64_t num_stages : {2, 3}) {
+        std::vector<std::unique_ptr<Stage>> stages;
+        Tensor passed;
+        for (std::int64_t i = 0; i < num_stages; ++i) {
+          stages.push_back(make(config, options(recompute), i, num_stages));
+          passed = stages.back()->forward(0, data, passed, 1.0f);
+        }
+        EXPECT_EQ(stages.back()->take_loss_totals().sum, expected.first);
+        Gradients all;
+        for (std::int64_t i = num_stages; i-- > 0;) {
+          passed = stages[i]->backward(0, data, passed, nullptr);
+          all.merge(gradients(*stages[i]));
+        }
+        EXPECT_EQ(all, expected.second) << num_stages << " " << name_of(recompute);
       }
-      EXPECT_EQ(stages.back()->take_loss_totals().sum, expected.first);
-      Gradients all;
-      for (std::int64_t i = num_stages; i-- > 0;) {
-        passed = stages[i]->backward(0, data, passed, nullptr);
-        all.merge(gradients(*stages[i]));
-      }
-      EXPECT_EQ(all, expected.second) << num_stages << " " << name_of(recompute);
     }
   }
 }
@@ -152,8 +163,8 @@ TEST_P(MocStageTest, MicroBatchesInFlightEqualOneAfterTheOther) {
   constexpr std::int64_t kInFlight = 3;
   std::vector<MicroBatch> data;
   for (unsigned i = 0; i < kInFlight; ++i) data.push_back(batch(10 + i));
-  for (const auto& moc : ffn_kinds()) {
-    for (const Recompute recompute : kRecomputations) {
+  for (const auto& moc : selections()) {
+    for (const Recompute recompute : recomputations()) {
       const auto alone = make(small_config(moc), options(recompute));
       for (const MicroBatch& micro_batch : data) {
         alone->forward(0, micro_batch, {}, 1.0f);
@@ -170,32 +181,38 @@ TEST_P(MocStageTest, MicroBatchesInFlightEqualOneAfterTheOther) {
 
 TEST_P(MocStageTest, FrozenParametersChangeNoOthersGradient) {
   const MicroBatch data = batch(1);
-  for (const Recompute recompute : kRecomputations) {
-    const auto stage = make(small_config(), options(recompute));
-    const auto expected = step(*stage, data).second;
-    const std::vector<std::vector<const char*>> frozen = {
-        {"gate_proj"}, {"up_proj"},    {"down_proj"}, {"post_attention"}, {"gate_proj", "up_proj"},
-        {"mlp"},       {"1.", "embed"}};
-    for (const auto& parts : frozen) {
-      const auto is_frozen = [&](const Parameter& parameter) {
-        return std::any_of(parts.begin(), parts.end(), [&](const char* part) {
-          return parameter.name.find(part) != std::string::npos;
-        });
-      };
-      stage->parameters().allocate_gradients([&](const Parameter& p) { return !is_frozen(p); });
-      const auto actual = step(*stage, data).second;
-      EXPECT_LT(actual.size(), expected.size());
-      for (const auto& [name, gradient] : actual)
-        test::expect_close(gradient, test::widen(expected.at(name)), in_bf16() ? 1e-2 : 1e-6,
-                           (name + " without " + parts.front()).c_str());
+  for (const Recompute recompute : recomputations()) {
+    for (const auto& moc : selections()) {
+      const auto stage = make(small_config(moc), options(recompute));
+      const auto expected = step(*stage, data).second;
+      const std::vector<std::vector<const char*>> frozen = {{"gate_proj"},
+                                                            {"up_proj"},
+                                                            {"down_proj"},
+                                                            {"post_attention"},
+                                                            {"gate_proj", "up_proj"},
+                                                            {"mlp"},
+                                                            {"1.", "embed"}};
+      for (const auto& parts : frozen) {
+        const auto is_frozen = [&](const Parameter& parameter) {
+          return std::any_of(parts.begin(), parts.end(), [&](const char* part) {
+            return parameter.name.find(part) != std::string::npos;
+          });
+        };
+        stage->parameters().allocate_gradients([&](const Parameter& p) { return !is_frozen(p); });
+        const auto actual = step(*stage, data).second;
+        EXPECT_LT(actual.size(), expected.size());
+        for (const auto& [name, gradient] : actual)
+          test::expect_close(gradient, test::widen(expected.at(name)), in_bf16() ? 1e-2 : 1e-6,
+                             (name + " without " + parts.front()).c_str());
+      }
     }
   }
 }
 
 TEST_P(MocStageTest, EvaluationIsTheForwardPassOfTraining) {
   const MicroBatch data = batch(1);
-  for (const auto& moc : ffn_kinds()) {
-    for (const Recompute recompute : kRecomputations) {
+  for (const auto& moc : selections()) {
+    for (const Recompute recompute : recomputations()) {
       const auto stage = make(small_config(moc), options(recompute));
       stage->forward(0, data, {}, 1.0f);
       const Values expected = values(stage->token_losses());
@@ -214,19 +231,20 @@ TEST_P(MocStageTest, EvaluationIsTheForwardPassOfTraining) {
 }
 
 TEST_P(MocStageTest, DecodingGivesTheLossesOfEvaluation) {
-  for (const auto& moc : ffn_kinds()) {
+  if (in_bf16()) GTEST_SKIP() << "a decoder is fp32 only";
+  for (const auto& moc : selections()) {
     const LlamaConfig config = small_config(moc);
     const auto stage = make(config, options());
     const MicroBatch data = batch(4);
     stage->evaluate(data, {});
     const Values expected = values(stage->token_losses());
-    std::vector<std::int32_t> tokens(kRows * kLength), targets(kRows * kLength);
+    std::vector<std::int32_t> tokens(rows() * kLength), targets(rows() * kLength);
     copy_to_host(data.tokens, tokens.data());
     copy_to_host(data.targets, targets.data());
     for (const int portion : {static_cast<int>(kLength), 1, 4}) {
       Decoder decoder(device(), *stage, kLength);
       Values actual;
-      for (std::int64_t row = 0; row < kRows; ++row) {
+      for (std::int64_t row = 0; row < rows(); ++row) {
         decoder.rewind(0);
         for (std::int64_t begin = 0; begin < kLength; begin += portion) {
           const std::int64_t count = std::min<std::int64_t>(portion, kLength - begin);
@@ -242,7 +260,7 @@ TEST_P(MocStageTest, DecodingGivesTheLossesOfEvaluation) {
           }
         }
       }
-      test::expect_close(actual, test::widen(expected), in_bf16() ? 5e-2 : 1e-5, "losses");
+      test::expect_close(actual, test::widen(expected), 1e-5, "losses");
     }
   }
 }

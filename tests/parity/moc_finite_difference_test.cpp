@@ -12,7 +12,6 @@
 namespace chaski {
 namespace {
 
-constexpr std::int64_t kRows = 2;
 constexpr std::int64_t kSequenceLength = 5;
 constexpr double kStep = 1e-5;
 // No gate may be nearer to the border of a selection: fp32 would not see the same channels.
@@ -34,10 +33,10 @@ LlamaConfig tiny_config(const std::optional<MocConfig>& moc) {
   return config;
 }
 
-GoldenBatch random_batch(unsigned seed) {
+GoldenBatch random_batch(std::int64_t rows, unsigned seed) {
   std::mt19937 random(seed);
-  GoldenBatch batch{kRows, kSequenceLength, {}, {}, {}};
-  for (std::int64_t i = 0; i < kRows * kSequenceLength; ++i) {
+  GoldenBatch batch{rows, kSequenceLength, {}, {}, {}};
+  for (std::int64_t i = 0; i < rows * kSequenceLength; ++i) {
     batch.tokens.push_back(static_cast<std::int32_t>(random() % 17));
     batch.targets.push_back(i % 7 == 3 ? kIgnoredTarget : static_cast<std::int32_t>(random() % 17));
   }
@@ -49,6 +48,7 @@ struct Way {
   std::optional<MocConfig> moc;
   Recompute recompute;
   MocIndex index;
+  std::int64_t rows = 2;
 };
 
 void PrintTo(const Way& way, std::ostream* out) {
@@ -74,7 +74,7 @@ TEST_P(MocFiniteDifference, EveryElementOfEveryParameter) {
   const LlamaConfig config = tiny_config(GetParam().moc);
   const auto device = Device::create_cpu(1);
   Stage stage(*device, config, stage_range(config, 0, 1),
-              {.micro_batch = kRows,
+              {.micro_batch = GetParam().rows,
                .sequence_length = kSequenceLength,
                .recompute = GetParam().recompute,
                .moc_index = GetParam().index});
@@ -85,14 +85,14 @@ TEST_P(MocFiniteDifference, EveryElementOfEveryParameter) {
   do {
     ASSERT_LT(++seed, 200u);
     stage.initialize(seed);
-    batch = random_batch(seed);
+    batch = random_batch(GetParam().rows, seed);
     for (const Parameter& parameter : stage.parameters())
       reference.weights[parameter.name] = test::widen(to_vector(parameter.value));
     loss = reference.loss(batch);
   } while (reference.margin < kSmallestMargin);
   const std::vector<test::Mask> masks = reference.masks;
 
-  const DeviceBatch on_device(*device, batch, 0, kRows);
+  const DeviceBatch on_device(*device, batch, 0, batch.rows);
   const double count = static_cast<double>(batch.num_targets());
   stage.forward(0, on_device.micro_batch(), {}, static_cast<float>(1.0 / count));
   EXPECT_NEAR(stage.take_loss_totals().sum / count, loss, 1e-6 * loss);

@@ -16,15 +16,15 @@ constexpr std::int64_t kLength = 9;
 
 LlamaConfig small_config(std::optional<MocConfig> moc = MocConfig{7}) {
   LlamaConfig config;
-  config.hidden_size = 12;
-  config.intermediate_size = 29;
+  config.hidden_size = 28;
+  config.intermediate_size = 61;
   config.num_layers = 3;
   config.num_heads = 4;
   config.num_kv_heads = 2;
   config.head_dim = 6;
   config.vocab_size = 31;
   config.max_position_embeddings = 16;
-  config.initializer_range = 0.3;
+  config.initializer_range = 0.2;
   config.moc = moc;
   config.resolve();
   return config;
@@ -41,7 +41,7 @@ class MocStageTest : public test::OpTest {
   }
   std::vector<std::optional<MocConfig>> selections() const {
     if (!on_cpu()) return {MocConfig{7}};
-    return {MocConfig{7}, MocConfig{20}, MocConfig{0, MocPattern::two_of_eight},
+    return {MocConfig{7}, MocConfig{29}, MocConfig{0, MocPattern::two_of_eight},
             MocConfig{9, MocPattern::topk, MocScore::silu_magnitude}};
   }
 
@@ -113,7 +113,7 @@ TEST_P(MocStageTest, AllChannelsAreTheDenseModel) {
   const MicroBatch data = batch(1);
   for (const Recompute recompute : recomputations()) {
     const auto dense = step(*make(small_config(std::nullopt), options(recompute)), data);
-    const auto all = step(*make(small_config(MocConfig{29}), options(recompute)), data);
+    const auto all = step(*make(small_config(MocConfig{61}), options(recompute)), data);
     EXPECT_EQ(all.first, dense.first);
     if (!in_bf16()) {
       EXPECT_EQ(all.second, dense.second) << name_of(recompute);
@@ -129,7 +129,7 @@ TEST_P(MocStageTest, FewerChannelsAreAnotherModel) {
   const MicroBatch data = batch(1);
   const double dense = step(*make(small_config(std::nullopt), options()), data).first;
   const double moc = step(*make(small_config(), options()), data).first;
-  EXPECT_GT(std::abs(dense - moc), 0.01 * dense);
+  EXPECT_GT(std::abs(dense - moc), 1e-3 * dense);
 }
 
 TEST_P(MocStageTest, StagesInARowEqualOneStage) {

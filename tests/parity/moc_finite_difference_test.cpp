@@ -123,7 +123,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Way{"TopKElementwise", MocConfig{6}, Recompute::elementwise, MocIndex::bitmap},
                     Way{"TopKBlock", MocConfig{15}, Recompute::block, MocIndex::uint16},
                     Way{"TwoOfEight", MocConfig{0, MocPattern::two_of_eight},
-                        Recompute::elementwise, MocIndex::uint16}),
+                        Recompute::elementwise, MocIndex::uint16},
+                    // So many tokens that products skip channels.
+                    Way{"TopKSkipping", MocConfig{2}, Recompute::none, MocIndex::bitmap, 7},
+                    Way{"TopKSkippingBlock", MocConfig{2}, Recompute::block, MocIndex::uint16, 7}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

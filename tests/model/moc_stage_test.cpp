@@ -14,7 +14,7 @@ using test::Values;
 
 constexpr std::int64_t kLength = 9;
 
-LlamaConfig small_config(std::optional<MocConfig> moc = MocConfig{7}) {
+LlamaConfig small_config(std::optional<MocConfig> moc = MocConfig{4}) {
   LlamaConfig config;
   config.hidden_size = 28;
   config.intermediate_size = 61;
@@ -40,8 +40,8 @@ class MocStageTest : public test::OpTest {
     return {Recompute::none, Recompute::elementwise, Recompute::block};
   }
   std::vector<std::optional<MocConfig>> selections() const {
-    if (!on_cpu()) return {MocConfig{7}};
-    return {MocConfig{7}, MocConfig{29}, MocConfig{0, MocPattern::two_of_eight},
+    if (!on_cpu()) return {MocConfig{4}};
+    return {MocConfig{4}, MocConfig{29}, MocConfig{0, MocPattern::two_of_eight},
             MocConfig{9, MocPattern::topk, MocScore::silu_magnitude}};
   }
 

@@ -88,10 +88,10 @@ void store(const Block& block, std::int64_t count, float* to) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = block.at[i];
 }
 
-// Integers in the order of the floats, NaN with a sign bit of 0 above all, one for both zeros.
+// Integers in the order of the floats, NaN of either sign above all, one for both zeros.
 [[gnu::always_inline]] inline std::int32_t key_of(float x) {
   const auto bits = __builtin_bit_cast(std::int32_t, x + 0.0f);
-  return bits ^ ((bits >> 31) & 0x7fffffff);
+  return x != x ? bits & 0x7fffffff : bits ^ ((bits >> 31) & 0x7fffffff);
 }
 
 // Of no number: behind a row's end, where it is never kept.

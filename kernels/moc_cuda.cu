@@ -22,11 +22,11 @@ __device__ float sigmoid(float x) {
   return 1.0f / (1.0f + expf(-x));
 }
 
-// Unsigned integers in the order of the floats, NaN without a sign above all, one for both zeros.
+// Unsigned integers in the order of the floats, NaN of either sign above all, one for both zeros.
 __device__ unsigned key_of(const Selection& s, float gate) {
   const float x = s.by_silu_magnitude ? fabsf(gate * sigmoid(gate)) : gate;
   const unsigned bits = __float_as_uint(x + 0.0f);
-  return bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
+  return bits >> 31 != 0 && x == x ? ~bits : bits | 0x80000000u;
 }
 
 // The sum of the lower threads' numbers; `total` of all, in every thread.

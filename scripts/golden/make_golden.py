@@ -9,7 +9,8 @@ Each file holds one small random LLaMA (transformers.LlamaForCausalLM, fp32, eag
 thread), one micro-batch with its logits, loss and gradients, and ten steps of torch.optim.AdamW on
 ten other micro-batches. Layout, all floats fp32 unless said otherwise:
 
-    attributes of /      the shape of the model under the names of model/llama_config.h
+    attributes of /      the shape of the model under the names of model/llama_config.h; with
+                         Mixture-of-Channels also moc_keep and moc_pattern
     tokens, targets      [rows, sequence_length] i32; target -1 does not count
     positions            same shape, i32; only where documents restart inside a row
     logits               [rows, sequence_length, vocab_size]
@@ -78,7 +79,22 @@ CASES = {
         model=dict(BASE, hidden_size=17, intermediate_size=13, num_layers=1, num_heads=1, num_kv_heads=1,
                    head_dim=2, vocab_size=23),
         rows=7, sequence_length=1, training=None),
+    # Mixture-of-Channels: each token uses only the channels with its largest gates. Some kept gates are
+    # negative. No training: a selection that rounding turns over would not be an error.
+    "moc_topk": dict(
+        model=dict(BASE, hidden_size=20, intermediate_size=45, num_layers=2, num_heads=2, num_kv_heads=1,
+                   head_dim=8, vocab_size=37),
+        moc=dict(keep=28, pattern="topk"), rows=3, sequence_length=13, document_length=6, ignored=0.1,
+        training=None),
+    # Two of each eight channels; the last group has five.
+    "moc_two_of_eight": dict(
+        model=dict(BASE, hidden_size=20, intermediate_size=45, num_layers=3, num_heads=2, num_kv_heads=2,
+                   head_dim=8, vocab_size=37, rms_norm_eps=1e-2, tie_embeddings=True),
+        moc=dict(keep=12, pattern="2:8"), rows=2, sequence_length=17, training=None),
 }
+
+# Gates this close to the border of a selection might be taken differently by other arithmetic.
+SMALLEST_MARGIN = 1e-4
 
 
 def build(shape, generator):
@@ -101,6 +117,38 @@ def build(shape, generator):
                 std = 0.5 if name.endswith("embed_tokens.weight") else 1.3 / math.sqrt(weight.shape[1])
                 weight.copy_(std * torch.randn(weight.shape, generator=generator))
     return model.train()
+
+
+def kept_mask(gate, keep, pattern):
+    """1 where a channel is kept, and the smallest distance between a kept and a dropped gate."""
+    groups = [gate] if pattern == "topk" else list(gate.split(8, dim=-1))
+    masks, margins = [], []
+    for group in groups:
+        count = keep if pattern == "topk" else min(2, group.shape[-1])
+        values, index = torch.topk(group, min(count + 1, group.shape[-1]), dim=-1)
+        masks.append(torch.zeros_like(group).scatter(-1, index[..., :count], 1.0))
+        if values.shape[-1] > count:
+            margins.append((values[..., count - 1] - values[..., count]).min().item())
+    mask = torch.cat(masks, dim=-1)
+    assert torch.all(mask.sum(-1) == keep)
+    return mask, min(margins)
+
+
+def select_channels(model, keep, pattern):
+    """Makes every FFN of the model a Mixture-of-Channels; returns the list that margins are added to."""
+    margins = []
+
+    def forward_of(mlp):
+        def forward(x):
+            gate = mlp.gate_proj(x)
+            mask, margin = kept_mask(gate.detach(), keep, pattern)
+            margins.append(margin)
+            return mlp.down_proj(torch.nn.functional.silu(gate) * mask * mlp.up_proj(x))
+        return forward
+
+    for layer in model.model.layers:
+        layer.mlp.forward = forward_of(layer.mlp)
+    return margins
 
 
 def draw_batch(case, generator):
@@ -216,6 +264,7 @@ def write_training(group, model, batches, options):
 def make(name, case, path):
     generator = torch.Generator().manual_seed(int.from_bytes(name.encode(), "little") % 2**31)
     model = build(case["model"], generator)
+    margins = select_channels(model, **case["moc"]) if "moc" in case else []
     batch = draw_batch(case, generator)
     batches = [draw_batch(case, generator) for _ in range(NUM_STEPS)]
     if batch[2] is not None:
@@ -223,10 +272,13 @@ def make(name, case, path):
     with h5py.File(path, "w") as file:
         for key, value in case["model"].items():
             file.attrs[key] = float(value) if isinstance(value, float) else int(value)
+        if "moc" in case:
+            file.attrs.update(moc_keep=case["moc"]["keep"], moc_pattern=case["moc"]["pattern"])
         file.attrs["made_with"] = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
         write_tensors(file.create_group("weights"), model.named_parameters())
         write_batch(file, batch)
         logits, loss = forward(model, batch)
+        assert not margins or min(margins) >= SMALLEST_MARGIN, f"margin {min(margins)}: draw another case"
         loss.backward()
         write_tensors(file, [("logits", logits)])
         file.create_dataset("loss", data=loss.item())

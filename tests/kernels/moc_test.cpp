@@ -230,6 +230,15 @@ TEST_P(MocTest, ManyTiesAreCountedRight) {
   }
 }
 
+// What processors make of inf - inf has a sign bit; so that it shows it must not be dropped.
+TEST_P(MocTest, NotANumberIsKeptWhateverItsSign) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const float nan : {kNan, std::copysign(kNan, -1.0f)}) {
+    EXPECT_EQ(select(shape_of(5, 2), {3, nan, 1, kInfinity, 2}), (std::vector<int>{1, 3}));
+    EXPECT_EQ(select(of_eight(8), {5, 4, 3, 2, 1, 0, nan, -1}), (std::vector<int>{0, 6}));
+  }
+}
+
 // dL/dgate_up by central differences of the function with the selection free to move, where no gate
 // is near the threshold.
 TEST_P(MocTest, BackwardMatchesFiniteDifferences) {

@@ -117,6 +117,12 @@ LlamaConfig read_config(hid_t file) {
   config.rope_theta = attribute<double>(file, "rope_theta");
   config.rms_norm_eps = attribute<double>(file, "rms_norm_eps");
   config.tie_embeddings = attribute<std::int64_t>(file, "tie_embeddings") != 0;
+  if (H5Aexists(file, "moc_keep") > 0) {
+    config.moc = MocConfig{attribute<std::int64_t>(file, "moc_keep")};
+    if (text_attribute(file, "moc_pattern") == name_of(MocPattern::two_of_eight)) {
+      config.moc->pattern = MocPattern::two_of_eight;
+    }
+  }
   config.resolve();
   return config;
 }
@@ -213,7 +219,8 @@ Golden::Golden(const std::string& name) {
 }
 
 std::vector<std::string> Golden::names() {
-  return {"mha_untied", "gqa_tied", "mqa_odd", "documents", "long", "single_token"};
+  return {"mha_untied", "gqa_tied",     "mqa_odd",  "documents",
+          "long",       "single_token", "moc_topk", "moc_two_of_eight"};
 }
 
 void load_weights(const Golden& golden, ParameterSet& parameters) {

@@ -28,6 +28,7 @@ struct Way {
 constexpr Way kWays[] = {
     {"Whole", Recompute::elementwise, 1, 0, false},
     {"TwoThreads", Recompute::elementwise, 2, 0, false},
+    {"KeepAll", Recompute::none, 1, 0, false},
     {"Recompute", Recompute::block, 2, 0, false},
     {"Accumulated", Recompute::elementwise, 2, 1, false},
     {"AccumulatedUnevenly", Recompute::block, 1, 2, false},
@@ -231,7 +232,7 @@ TEST_P(PipelineParity, StagesByThemselves) {
 INSTANTIATE_TEST_SUITE_P(Golden, ModelParity, testing::ValuesIn(Golden::names()),
                          [](const auto& info) { return info.param; });
 INSTANTIATE_TEST_SUITE_P(Golden, PipelineParity,
-                         testing::Values("mha_untied", "mqa_odd", "documents"),
+                         testing::Values("mha_untied", "mqa_odd", "documents", "moc_topk"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -131,12 +131,11 @@ void Block::attention_block_backward(const BlockBatch& batch, const Tensor& rota
                    gradient(kInputNorm));
 }
 
-void Block::decode(std::int64_t past, const Tensor& rotary, std::span<const KeyValueCache> caches,
-                   const Tensor& transposed_down, const Tensor& residual) const {
+void Block::decode(std::int64_t past, const Tensor& rotary, const KeyValueCache& cache,
+                   const Tensor& residual) const {
   const std::int64_t tokens = residual.dim(0);
-  const auto sequences = static_cast<std::int64_t>(caches.size());
-  const std::int64_t new_of_sequence = tokens / sequences;
   const auto epsilon = static_cast<float>(config_.rms_norm_eps);
+  const AttentionShape shape = attention_shape(1, tokens);
   Workspace::Frame frame(parameters_->device());
   const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
@@ -144,17 +143,12 @@ void Block::decode(std::int64_t past, const Tensor& rotary, std::span<const KeyV
   const Tensor attention = frame.tensor(type(), {tokens, config_.query_size()});
   rmsnorm_forward(residual, value(kInputNorm), epsilon, normed, {});
   qkv_.forward(normed, qkv);
-  rotary_forward(attention_shape(sequences, new_of_sequence), qkv, {}, past, rotary);
-  for (std::int64_t i = 0; i < sequences; ++i) {
-    const KeyValueCache& cache = caches[static_cast<std::size_t>(i)];
-    const std::int64_t first = i * new_of_sequence;
-    attention_decode(attention_shape(1, new_of_sequence), qkv.rows(first, new_of_sequence), past,
-                     cache.keys, cache.values, attention.rows(first, new_of_sequence));
-  }
+  rotary_forward(shape, qkv, {}, past, rotary);
+  attention_decode(shape, qkv, past, cache.keys, cache.values, attention);
   attention_output_.forward(attention, delta);
 
   add_rmsnorm_forward(residual, delta, value(kFfnNorm), epsilon, residual, normed, {});
-  ffn_.decode(normed, transposed_down, delta);
+  ffn_.forward(normed, {}, delta);
   add(residual, delta, residual);
 }
 

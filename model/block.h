@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 
 #include "kernels/attention.h"
 #include "kernels/device.h"
@@ -72,12 +71,10 @@ class Block {
   // here.
   OpKey key(const BlockBatch& batch, const BlockActivations& kept) const;
 
-  // Runs new tokens [n, hidden_size]; adds the block's output into `residual` in place. One cache:
-  // the tokens follow each other at positions past … past + n - 1. n caches: each is the next token
-  // of a sequence of its own, at position `past`. `transposed_down`: see Ffn::decode().
-  void decode(std::int64_t past, const Tensor& rotary, std::span<const KeyValueCache> caches,
-              const Tensor& transposed_down, const Tensor& residual) const;
-  const Ffn& ffn() const { return ffn_; }
+  // Runs the new tokens [n, hidden_size] at positions past … past + n - 1; adds the block's output
+  // into `residual` in place.
+  void decode(std::int64_t past, const Tensor& rotary, const KeyValueCache& cache,
+              const Tensor& residual) const;
 
   std::int64_t first_parameter() const { return first_; }
   std::int64_t num_parameters() const { return kNumParameters; }

@@ -9,14 +9,12 @@
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
-#include "kernels/moc_decode.h"
 #include "kernels/rmsnorm.h"
 
 namespace chaski {
 
-Decoder::Decoder(Device& device, const Stage& stage, std::int64_t capacity,
-                 std::int64_t num_sequences)
-    : device_(device), stage_(stage), capacity_(capacity), num_sequences_(num_sequences) {
+Decoder::Decoder(Device& device, const Stage& stage, std::int64_t capacity)
+    : device_(device), stage_(stage), capacity_(capacity) {
   const LlamaConfig& config = stage.config();
   if (!stage.range().has_embedding || !stage.range().has_head) {
     throw std::logic_error("decoding needs a stage that holds the whole model");
@@ -26,33 +24,17 @@ Decoder::Decoder(Device& device, const Stage& stage, std::int64_t capacity,
         fmt::format("{} tokens do not fit the model: it has positions for 1 to {}", capacity,
                     config.max_position_embeddings));
   }
-  if (num_sequences < 1) {
-    throw std::invalid_argument(
-        fmt::format("{} sequences cannot be decoded: must be at least 1", num_sequences));
-  }
   const auto allocate = [&] {
     buffers_.push_back(
         device.allocate(DType::f32, {capacity, config.kv_size()}, MemoryCategory::activations));
     return buffers_.back().tensor();
   };
-  caches_.resize(stage.blocks().size());
-  for (Caches& caches : caches_) {
-    for (std::int64_t i = 0; i < num_sequences; ++i) caches.push_back({allocate(), allocate()});
+  for (std::size_t i = 0; i < stage.blocks().size(); ++i) {
+    KeyValueCache cache;
+    cache.keys = allocate();
+    cache.values = allocate();
+    caches_.push_back(cache);
   }
-  for (const Block& block : stage.blocks()) {
-    if (!block.ffn().decodes_selected(1)) continue;
-    const Tensor& down = block.ffn().down_weight();
-    transposed_.push_back(
-        device.allocate(down.dtype(), {down.dim(1), down.dim(0)}, MemoryCategory::weights));
-  }
-}
-
-void Decoder::refresh_transposed() {
-  if (transposed_.empty() || transposed_at_ == stage_.parameters().num_changes()) return;
-  for (std::size_t i = 0; i < transposed_.size(); ++i) {
-    transpose(stage_.blocks()[i].ffn().down_weight(), transposed_[i].tensor());
-  }
-  transposed_at_ = stage_.parameters().num_changes();
 }
 
 void Decoder::rewind(std::int64_t position) {
@@ -62,71 +44,33 @@ void Decoder::rewind(std::int64_t position) {
   position_ = position;
 }
 
-void Decoder::require_room(std::int64_t new_tokens) const {
-  if (new_tokens >= 1 && position_ + new_tokens <= capacity_) return;
-  throw std::invalid_argument(
-      fmt::format("{} tokens after {} do not fit a cache of {}", new_tokens, position_, capacity_));
-}
-
-void Decoder::run_blocks(std::span<const std::int32_t> tokens, std::size_t num_caches,
-                         const Tensor& residual) {
-  refresh_transposed();
+Tensor Decoder::feed(std::span<const std::int32_t> tokens, bool all_logits) {
+  const LlamaConfig& config = stage_.config();
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  if (count < 1 || position_ + count > capacity_) {
+    throw std::invalid_argument(
+        fmt::format("{} tokens after {} do not fit a cache of {}", count, position_, capacity_));
+  }
   Workspace::Frame frame(device_);
-  const Tensor ids = frame.tensor(DType::i32, {residual.dim(0)});
+  const Tensor ids = frame.tensor(DType::i32, {count});
   copy_from_host(tokens.data(), ids);
+  const Tensor residual = frame.f32({count, config.hidden_size});
   embedding_forward(stage_.embedding_weight(), ids, residual);
   for (std::size_t i = 0; i < caches_.size(); ++i) {
-    const std::span<const KeyValueCache> caches = caches_[i];
-    stage_.blocks()[i].decode(position_, stage_.rotary(), caches.first(num_caches),
-                              transposed_.empty() ? Tensor() : transposed_[i].tensor(), residual);
+    stage_.blocks()[i].decode(position_, stage_.rotary(), caches_[i], residual);
   }
-}
-
-Tensor Decoder::feed(std::span<const std::int32_t> tokens, bool all_logits) {
-  const auto count = static_cast<std::int64_t>(tokens.size());
-  require_room(count);
-  Workspace::Frame frame(device_);
-  const Tensor residual = frame.f32({count, stage_.config().hidden_size});
-  run_blocks(tokens, 1, residual);
-  share_beginning(count);
   position_ += count;
+
   const std::int64_t wanted = all_logits ? count : 1;
-  return logits_of(residual.rows(count - wanted, wanted));
-}
-
-Tensor Decoder::feed_each(std::span<const std::int32_t> tokens) {
-  if (static_cast<std::int64_t>(tokens.size()) != num_sequences_) {
-    throw std::invalid_argument(
-        fmt::format("{} tokens for {} sequences", tokens.size(), num_sequences_));
-  }
-  require_room(1);
-  Workspace::Frame frame(device_);
-  const Tensor residual = frame.f32({num_sequences_, stage_.config().hidden_size});
-  run_blocks(tokens, tokens.size(), residual);
-  ++position_;
-  return logits_of(residual);
-}
-
-void Decoder::share_beginning(std::int64_t new_tokens) {
-  for (const Caches& caches : caches_) {
-    for (std::size_t i = 1; i < caches.size(); ++i) {
-      copy(caches[0].keys.rows(position_, new_tokens), caches[i].keys.rows(position_, new_tokens));
-      copy(caches[0].values.rows(position_, new_tokens),
-           caches[i].values.rows(position_, new_tokens));
-    }
-  }
-}
-
-Tensor Decoder::logits_of(const Tensor& last) {
-  const LlamaConfig& config = stage_.config();
-  const std::int64_t rows = last.dim(0);
+  const Tensor last = residual.rows(count - wanted, wanted);
   rmsnorm_forward(last, stage_.final_norm_weight(), static_cast<float>(config.rms_norm_eps), last,
                   {});
-  if (logits_.empty() || logits_.tensor().dim(0) < rows) {
+  if (logits_.empty() || logits_.tensor().dim(0) < wanted) {
     logits_.release();
-    logits_ = device_.allocate(DType::f32, {rows, config.vocab_size}, MemoryCategory::activations);
+    logits_ =
+        device_.allocate(DType::f32, {wanted, config.vocab_size}, MemoryCategory::activations);
   }
-  const Tensor logits = logits_.tensor().rows(0, rows);
+  const Tensor logits = logits_.tensor().rows(0, wanted);
   linear_forward(last, stage_.head_weight(), logits);
   return logits;
 }

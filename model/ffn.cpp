@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "kernels/matmul.h"
-#include "kernels/moc_decode.h"
 #include "kernels/moc_products.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/swiglu.h"
@@ -142,22 +141,6 @@ MocKept Ffn::kept_for_now(Workspace::Frame& frame, std::int64_t tokens) const {
   kept.up = frame.tensor(type(), {tokens, moc_->keep});
   kept.index = frame.tensor(DType::u8, {tokens, moc_->index_bytes()});
   return kept;
-}
-
-bool Ffn::decodes_selected(std::int64_t tokens) const {
-  return moc_ && tokens <= kMaxMocDecodeTokens && 2 * moc_->keep <= intermediate_size_;
-}
-
-void Ffn::decode(const Tensor& normed, const Tensor& transposed_down, const Tensor& out) const {
-  const std::int64_t tokens = normed.dim(0);
-  if (!decodes_selected(tokens)) return forward(normed, {}, out);
-  Workspace::Frame frame(parameters_->device());
-  const MocWeights all = weights(&Parameter::compute);
-  const Tensor gates = frame.tensor(type(), {tokens, intermediate_size_});
-  const MocSelection selection{frame.tensor(type(), {tokens, moc_->keep}),
-                               frame.tensor(DType::u8, {tokens, 2 * moc_->keep})};
-  linear_forward(normed, all.gate, gates);
-  moc_decode(*moc_, normed, gates, {all.up, transposed_down}, selection, out);
 }
 
 void Ffn::backward(const Tensor& input, const FfnActivations& kept, const Tensor& dresidual) const {

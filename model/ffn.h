@@ -50,13 +50,6 @@ class Ffn {
   // empty out: only what is kept is computed.
   void forward(const Tensor& normed, const FfnActivations& kept, const Tensor& out) const;
 
-  // As forward(), for the few tokens of a decoding step: reads no more weights than MoC needs, with
-  // a transposed copy [intermediate_size, hidden_size] of the down projection, where
-  // decodes_selected().
-  void decode(const Tensor& normed, const Tensor& transposed_down, const Tensor& out) const;
-  bool decodes_selected(std::int64_t tokens) const;
-  const Tensor& down_weight() const { return down_.weight(); }
-
   // Through the FFN and the norm before it, whose input [T, hidden_size] is the residual stream.
   // `dresidual` [T, hidden_size] holds the gradient of the block's output; receives that of
   // `input`. Adds to the parameters' gradients; overwrites kept.gate_up.

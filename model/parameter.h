@@ -47,11 +47,8 @@ class ParameterSet {
   void allocate_gradients(const std::function<bool(const Parameter&)>& trainable);
   void zero_gradients();
   // Rounds the values into the copy that ops read, where there is one: to be called by whoever has
-  // changed values, but for the optimizer, which does it itself and says note_change() instead.
+  // changed values, but for the optimizer, which does it itself.
   void refresh_compute();
-  void note_change() { ++changes_; }
-  // How often values have changed: tells whether something that was made of them is still right.
-  std::int64_t num_changes() const { return changes_; }
 
   std::int64_t size() const { return static_cast<std::int64_t>(parameters_.size()); }
   Parameter& operator[](std::int64_t i) { return parameters_[i]; }
@@ -86,7 +83,6 @@ class ParameterSet {
   TensorTypes types_;
   std::vector<Parameter> parameters_;
   std::vector<std::string> groups_;
-  std::int64_t changes_ = 0;
   Buffer values_;
   Buffer compute_;
   Buffer gradients_;

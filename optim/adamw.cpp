@@ -51,7 +51,6 @@ class AdamW : public Optimizer {
       adamw_step(hyperparameters, parameter.value, parameter.gradient, first_[i].tensor(),
                  second_[i].tensor(), rounded ? parameter.compute : Tensor());
     }
-    parameters_.note_change();
   }
 
   std::vector<NamedTensor> state() override {

@@ -44,6 +44,12 @@ void select(const Device& device, const MocShape& shape, const Tensor& gates,
 
 }  // namespace
 
+bool moc_decode_pays(const MocShape& shape, std::int64_t tokens) {
+  const std::int64_t size = shape.intermediate_size;
+  return tokens <= kMaxMocDecodeTokens && tokens * shape.keep <= 4 * size &&
+         4 * shape.keep <= 3 * size;
+}
+
 void moc_decode(const MocShape& given, const Tensor& x, const Tensor& gates,
                 const MocDecodeWeights& weights, const MocSelection& selection, const Tensor& out) {
   constexpr const char* kOp = "moc_decode";

@@ -45,10 +45,26 @@ std::int64_t scratch_words(const MocDecodeProblem& p) {
   return 3 * p.tokens * p.keep + 3 * p.size + 1;
 }
 
+// Of one token it is the token's own list.
+void list_one(const MocDecodeProblem& p, const std::uint16_t* selected, Union& all) {
+  for (std::int32_t k = 0; k < p.keep; ++k) {
+    all.channels[k] = selected[k];
+    all.first[k] = k;
+    all.tokens[k] = 0;
+    all.places[k] = k;
+  }
+  all.first[p.keep] = static_cast<std::int32_t>(p.keep);
+  all.count = p.keep;
+}
+
 Union unite(const MocDecodeProblem& p, const std::uint16_t* selected, std::int32_t* scratch) {
   const std::int64_t entries = p.tokens * p.keep;
   Union all{0, scratch, scratch + p.size, scratch + 2 * p.size + 1,
             scratch + 2 * p.size + 1 + entries};
+  if (p.tokens == 1) {
+    list_one(p, selected, all);
+    return all;
+  }
   std::int32_t* next = all.places + entries;  // [size]: how many, then where the next one goes
   for (std::int64_t c = 0; c < p.size; ++c) next[c] = 0;
   for (std::int64_t e = 0; e < entries; ++e) ++next[selected[e]];

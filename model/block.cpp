@@ -131,11 +131,11 @@ void Block::attention_block_backward(const BlockBatch& batch, const Tensor& rota
                    gradient(kInputNorm));
 }
 
-void Block::decode(std::int64_t past, const Tensor& rotary, const KeyValueCache& cache,
+void Block::decode(std::span<const NewTokens> sequences, const Tensor& rotary,
+                   std::span<const KeyValueCache> caches, const FfnDecoding& ffn,
                    const Tensor& residual) const {
   const std::int64_t tokens = residual.dim(0);
   const auto epsilon = static_cast<float>(config_.rms_norm_eps);
-  const AttentionShape shape = attention_shape(1, tokens);
   Workspace::Frame frame(parameters_->device());
   const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
@@ -143,12 +143,20 @@ void Block::decode(std::int64_t past, const Tensor& rotary, const KeyValueCache&
   const Tensor attention = frame.tensor(type(), {tokens, config_.query_size()});
   rmsnorm_forward(residual, value(kInputNorm), epsilon, normed, {});
   qkv_.forward(normed, qkv);
-  rotary_forward(shape, qkv, {}, past, rotary);
-  attention_decode(shape, qkv, past, cache.keys, cache.values, attention);
+  std::int64_t begin = 0;
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const auto [count, past] = sequences[i];
+    const AttentionShape shape = attention_shape(1, count);
+    const Tensor mine = qkv.rows(begin, count);
+    rotary_forward(shape, mine, {}, past, rotary);
+    attention_decode(shape, mine, past, caches[i].keys, caches[i].values,
+                     attention.rows(begin, count));
+    begin += count;
+  }
   attention_output_.forward(attention, delta);
 
   add_rmsnorm_forward(residual, delta, value(kFfnNorm), epsilon, residual, normed, {});
-  ffn_.forward(normed, {}, delta);
+  ffn_.decode(normed, ffn, delta);
   add(residual, delta, residual);
 }
 

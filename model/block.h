@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 
 #include "kernels/attention.h"
 #include "kernels/device.h"
@@ -32,6 +33,12 @@ struct BlockActivations {
 struct KeyValueCache {
   Tensor keys;
   Tensor values;
+};
+
+// Tokens of one sequence that a decoding step adds to it.
+struct NewTokens {
+  std::int64_t count;  // 1 or more
+  std::int64_t past;   // tokens before them, whose keys and values are in the sequence's cache
 };
 
 // The tokens' arrangement and where each stands in its document.
@@ -71,10 +78,12 @@ class Block {
   // here.
   OpKey key(const BlockBatch& batch, const BlockActivations& kept) const;
 
-  // Runs the new tokens [n, hidden_size] at positions past … past + n - 1; adds the block's output
-  // into `residual` in place.
-  void decode(std::int64_t past, const Tensor& rotary, const KeyValueCache& cache,
+  // Runs the new tokens [n, hidden_size] of all sequences; adds the block's output into `residual`
+  // in place. `caches`: of the sequences, in their order.
+  void decode(std::span<const NewTokens> sequences, const Tensor& rotary,
+              std::span<const KeyValueCache> caches, const FfnDecoding& ffn,
               const Tensor& residual) const;
+  const Ffn& ffn() const { return ffn_; }
 
   std::int64_t first_parameter() const { return first_; }
   std::int64_t num_parameters() const { return kNumParameters; }

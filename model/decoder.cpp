@@ -13,7 +13,8 @@
 
 namespace chaski {
 
-Decoder::Decoder(Device& device, const Stage& stage, std::int64_t capacity)
+Decoder::Decoder(Device& device, const Stage& stage, std::int64_t capacity,
+                 std::int64_t num_sequences)
     : device_(device), stage_(stage), capacity_(capacity) {
   const LlamaConfig& config = stage.config();
   if (!stage.range().has_embedding || !stage.range().has_head) {
@@ -24,45 +25,82 @@ Decoder::Decoder(Device& device, const Stage& stage, std::int64_t capacity)
         fmt::format("{} tokens do not fit the model: it has positions for 1 to {}", capacity,
                     config.max_position_embeddings));
   }
+  if (num_sequences < 1)
+    throw std::invalid_argument(
+        fmt::format("{} sequences cannot be decoded: must be 1 or more", num_sequences));
+  positions_.resize(static_cast<std::size_t>(num_sequences));
   const auto allocate = [&] {
     buffers_.push_back(
         device.allocate(DType::f32, {capacity, config.kv_size()}, MemoryCategory::activations));
     return buffers_.back().tensor();
   };
-  for (std::size_t i = 0; i < stage.blocks().size(); ++i) {
-    KeyValueCache cache;
-    cache.keys = allocate();
-    cache.values = allocate();
-    caches_.push_back(cache);
+  for (const Block& block : stage.blocks()) {
+    Layer layer;
+    for (std::int64_t i = 0; i < num_sequences; ++i) {
+      KeyValueCache cache;
+      cache.keys = allocate();
+      cache.values = allocate();
+      layer.caches.push_back(cache);
+    }
+    layer.ffn = block.ffn().allocate_decoding(buffers_);
+    layers_.push_back(std::move(layer));
   }
 }
 
-void Decoder::rewind(std::int64_t position) {
-  if (position < 0 || position > position_)
+void Decoder::rewind(std::int64_t position, std::int64_t sequence) {
+  std::int64_t& mine = positions_.at(sequence);
+  if (position < 0 || position > mine)
     throw std::invalid_argument(
-        fmt::format("cannot go back to position {}: {} tokens were fed", position, position_));
-  position_ = position;
+        fmt::format("cannot go back to position {}: {} tokens were fed", position, mine));
+  mine = position;
 }
 
-Tensor Decoder::feed(std::span<const std::int32_t> tokens, bool all_logits) {
-  const LlamaConfig& config = stage_.config();
+void Decoder::refresh() {
+  const std::int64_t version = stage_.parameters().version();
+  if (version == weights_version_) return;
+  for (std::size_t i = 0; i < layers_.size(); ++i) stage_.blocks()[i].ffn().refresh(layers_[i].ffn);
+  weights_version_ = version;
+}
+
+Tensor Decoder::feed(std::span<const std::int32_t> tokens, bool all_logits, std::int64_t sequence) {
   const auto count = static_cast<std::int64_t>(tokens.size());
-  if (count < 1 || position_ + count > capacity_) {
-    throw std::invalid_argument(
-        fmt::format("{} tokens after {} do not fit a cache of {}", count, position_, capacity_));
-  }
-  Workspace::Frame frame(device_);
-  const Tensor ids = frame.tensor(DType::i32, {count});
-  copy_from_host(tokens.data(), ids);
-  const Tensor residual = frame.f32({count, config.hidden_size});
-  embedding_forward(stage_.embedding_weight(), ids, residual);
-  for (std::size_t i = 0; i < caches_.size(); ++i) {
-    stage_.blocks()[i].decode(position_, stage_.rotary(), caches_[i], residual);
-  }
-  position_ += count;
+  const NewTokens added{count, positions_.at(sequence)};
+  return run(tokens, {&added, 1}, sequence, all_logits ? count : 1);
+}
 
-  const std::int64_t wanted = all_logits ? count : 1;
-  const Tensor last = residual.rows(count - wanted, wanted);
+Tensor Decoder::feed_each(std::span<const std::int32_t> tokens) {
+  if (static_cast<std::int64_t>(tokens.size()) != num_sequences())
+    throw std::invalid_argument(
+        fmt::format("{} tokens for {} sequences", tokens.size(), num_sequences()));
+  std::vector<NewTokens> added;
+  for (const std::int64_t position : positions_) added.push_back({1, position});
+  return run(tokens, added, 0, num_sequences());
+}
+
+Tensor Decoder::run(std::span<const std::int32_t> tokens, std::span<const NewTokens> sequences,
+                    std::int64_t first, std::int64_t wanted) {
+  const LlamaConfig& config = stage_.config();
+  for (const auto& [count, past] : sequences) {
+    if (count < 1 || past + count > capacity_)
+      throw std::invalid_argument(
+          fmt::format("{} tokens after {} do not fit a cache of {}", count, past, capacity_));
+  }
+  refresh();
+  last_tokens_ = static_cast<std::int64_t>(tokens.size());
+  Workspace::Frame frame(device_);
+  const Tensor ids = frame.tensor(DType::i32, {last_tokens_});
+  copy_from_host(tokens.data(), ids);
+  const Tensor residual = frame.f32({last_tokens_, config.hidden_size});
+  embedding_forward(stage_.embedding_weight(), ids, residual);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    const auto caches = std::span(layer.caches).subspan(static_cast<std::size_t>(first));
+    stage_.blocks()[i].decode(sequences, stage_.rotary(), caches, layer.ffn, residual);
+  }
+  for (std::size_t i = 0; i < sequences.size(); ++i)
+    positions_[static_cast<std::size_t>(first) + i] += sequences[i].count;
+
+  const Tensor last = residual.rows(last_tokens_ - wanted, wanted);
   rmsnorm_forward(last, stage_.final_norm_weight(), static_cast<float>(config.rms_norm_eps), last,
                   {});
   if (logits_.empty() || logits_.tensor().dim(0) < wanted) {
@@ -73,6 +111,20 @@ Tensor Decoder::feed(std::span<const std::int32_t> tokens, bool all_logits) {
   const Tensor logits = logits_.tensor().rows(0, wanted);
   linear_forward(last, stage_.head_weight(), logits);
   return logits;
+}
+
+void Decoder::run_ffns(const Tensor& normed, const Tensor& out) {
+  refresh();
+  last_tokens_ = normed.dim(0);
+  for (std::size_t i = 0; i < layers_.size(); ++i)
+    stage_.blocks()[i].ffn().decode(normed, layers_[i].ffn, out);
+}
+
+std::int64_t Decoder::ffn_bytes_read() const {
+  std::int64_t bytes = 0;
+  for (std::size_t i = 0; i < layers_.size(); ++i)
+    bytes += stage_.blocks()[i].ffn().bytes_read(layers_[i].ffn, last_tokens_);
+  return bytes;
 }
 
 void SamplingOptions::validate() const {

@@ -25,6 +25,10 @@ Tensor rows_of(const Tensor& tensor, std::int64_t begin, std::int64_t count) {
   return tensor ? tensor.rows(begin, count) : Tensor();
 }
 
+MocSelection first_of(const MocSelection& selection, std::int64_t tokens) {
+  return {selection.gate.rows(0, tokens), selection.channels.rows(0, tokens)};
+}
+
 }  // namespace
 
 FfnActivations FfnActivations::rows(std::int64_t begin, std::int64_t count) const {
@@ -124,6 +128,50 @@ void Ffn::forward_selected(const Tensor& normed, const MocKept& kept, const Tens
   gate_up_.forward(normed, gate_up);
   moc_forward(*moc_, gate_up, there, product);
   if (out) down_.forward(product, out);
+}
+
+bool Ffn::decodes_sparsely(std::int64_t tokens) const {
+  return moc_ && moc_decode_pays(*moc_, tokens);
+}
+
+void Ffn::decode(const Tensor& normed, const FfnDecoding& decoding, const Tensor& out) const {
+  const std::int64_t tokens = normed.dim(0);
+  if (!decodes_sparsely(tokens)) return forward(normed, {}, out);
+  const MocWeights weight = weights(&Parameter::compute);
+  Workspace::Frame frame(parameters_->device());
+  const Tensor gates = frame.tensor(type(), {tokens, intermediate_size_});
+  linear_forward(normed, weight.gate, gates);
+  moc_decode(*moc_, normed, gates, {weight.up, decoding.down_transposed},
+             first_of(decoding.selection, tokens), out);
+}
+
+FfnDecoding Ffn::allocate_decoding(std::vector<Buffer>& buffers) const {
+  if (!moc_) return {};
+  const auto allocate = [&](DType type, Shape shape, MemoryCategory category) {
+    buffers.push_back(parameters_->device().allocate(type, shape, category));
+    return buffers.back().tensor();
+  };
+  FfnDecoding decoding;
+  decoding.down_transposed =
+      allocate(type(), {intermediate_size_, hidden_size_}, MemoryCategory::weights);
+  decoding.selection.gate =
+      allocate(type(), {kMaxMocDecodeTokens, moc_->keep}, MemoryCategory::activations);
+  decoding.selection.channels =
+      allocate(DType::u8, {kMaxMocDecodeTokens, 2 * moc_->keep}, MemoryCategory::activations);
+  return decoding;
+}
+
+void Ffn::refresh(const FfnDecoding& decoding) const {
+  if (decoding.down_transposed)
+    transpose(weights(&Parameter::compute).down, decoding.down_transposed);
+}
+
+std::int64_t Ffn::bytes_read(const FfnDecoding& decoding, std::int64_t tokens) const {
+  const std::int64_t row = hidden_size_ * size_of(type());
+  const std::int64_t used = decodes_sparsely(tokens)
+                                ? num_selected_channels(*moc_, first_of(decoding.selection, tokens))
+                                : intermediate_size_;
+  return (intermediate_size_ + 2 * used) * row;
 }
 
 bool Ffn::pays_to_skip(std::int64_t tokens) const {

@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "kernels/device.h"
 #include "kernels/moc.h"
+#include "kernels/moc_decode.h"
 #include "kernels/moc_products.h"
 #include "kernels/op_graph.h"
 #include "model/llama_config.h"
@@ -25,6 +27,12 @@ struct FfnActivations {
   // The tokens [begin, begin + count) of every tensor.
   FfnActivations rows(std::int64_t begin, std::int64_t count) const;
   void add_to(OpKey& key) const;
+};
+
+// What decoding holds for an FFN beside the parameters; all empty without MoC.
+struct FfnDecoding {
+  Tensor down_transposed;  // [I, H], as the weights are
+  MocSelection selection;  // of up to kMaxMocDecodeTokens tokens; of the last ones, if sparse
 };
 
 // Tokens of a tile, of so many in all; the last tile may have fewer. No more than what large
@@ -50,6 +58,16 @@ class Ffn {
   // empty out: only what is kept is computed.
   void forward(const Tensor& normed, const FfnActivations& kept, const Tensor& out) const;
 
+  // The same for the tokens of a decoding step: of few, with MoC, only the weights of the selected
+  // channels are read.
+  void decode(const Tensor& normed, const FfnDecoding& decoding, const Tensor& out) const;
+  // Empty tensors without MoC.
+  FfnDecoding allocate_decoding(std::vector<Buffer>& buffers) const;
+  // After each change of the values.
+  void refresh(const FfnDecoding& decoding) const;
+  // Bytes of weights that decode() read for the last so many tokens. Waits for the device.
+  std::int64_t bytes_read(const FfnDecoding& decoding, std::int64_t tokens) const;
+
   // Through the FFN and the norm before it, whose input [T, hidden_size] is the residual stream.
   // `dresidual` [T, hidden_size] holds the gradient of the block's output; receives that of
   // `input`. Adds to the parameters' gradients; overwrites kept.gate_up.
@@ -64,6 +82,7 @@ class Ffn {
   MocKept kept_for_now(Workspace::Frame& frame, std::int64_t tokens) const;
   // Whether so many tokens are computed faster without the channels that they do not use.
   bool pays_to_skip(std::int64_t tokens) const;
+  bool decodes_sparsely(std::int64_t tokens) const;
   MocWeights weights(Tensor Parameter::*member) const;
   // With the products of all channels, or of the kept ones only.
   void backward_all(const Tensor& input, const FfnActivations& kept, const Tensor& dresidual) const;

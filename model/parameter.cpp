@@ -105,6 +105,7 @@ Tensor ParameterSet::part_of(const Buffer& buffer, std::int64_t offset, const Sh
 
 void ParameterSet::refresh_compute() {
   if (types_.has_master_weights()) cast(values_.tensor(), compute_.tensor());
+  values_changed();
 }
 
 void ParameterSet::zero_gradients() {

@@ -49,6 +49,10 @@ class ParameterSet {
   // Rounds the values into the copy that ops read, where there is one: to be called by whoever has
   // changed values, but for the optimizer, which does it itself.
   void refresh_compute();
+  // To be called by the optimizer instead, which refreshes that copy itself.
+  void values_changed() { ++version_; }
+  // Another number after each of these two: for those who hold something made of the values.
+  std::int64_t version() const { return version_; }
 
   std::int64_t size() const { return static_cast<std::int64_t>(parameters_.size()); }
   Parameter& operator[](std::int64_t i) { return parameters_[i]; }
@@ -83,6 +87,7 @@ class ParameterSet {
   TensorTypes types_;
   std::vector<Parameter> parameters_;
   std::vector<std::string> groups_;
+  std::int64_t version_ = 0;
   Buffer values_;
   Buffer compute_;
   Buffer gradients_;

@@ -51,6 +51,7 @@ class AdamW : public Optimizer {
       adamw_step(hyperparameters, parameter.value, parameter.gradient, first_[i].tensor(),
                  second_[i].tensor(), rounded ? parameter.compute : Tensor());
     }
+    parameters_.values_changed();
   }
 
   std::vector<NamedTensor> state() override {

@@ -135,13 +135,26 @@ class BenchTest(unittest.TestCase):
 
     def test_decode(self):
         arguments = ["decode", *TINY, *QUICK, "--context", 7]
-        report = self.report(*arguments)
-        # Four blocks of width 128 and 352, the head, the norms, one embedding; seven keys and values a block.
-        block = 4 * 128 * 128 + 3 * 128 * 352 + 2 * 128
-        self.assertEqual(report["bytes_per_token"], 4 * (4 * block + 300 * 128 + 128 + 128 + 4 * 2 * 7 * 128))
-        self.assertGreater(report["tokens_per_second"], 0)
-        self.assertGreater(report["share"], 0)
-        self.table(*arguments, words=("tokens/s", "share"))
+        report = self.report(*arguments, "--batch", 1, 3, "--moc-keep", 60)
+        lines = {(line["ffn"], line["batch"]): line for line in report["lines"]}
+        self.assertEqual(sorted(lines), sorted((ffn, batch) for ffn in ("swiglu", "moc", "moc 2:8")
+                                               for batch in (1, 3)))
+        # Four blocks of width 128 and 352, the head, the norms, one embedding a sequence; seven keys and
+        # values a block and sequence.
+        for (ffn, batch), line in lines.items():
+            keep = {"swiglu": 352, "moc": 60, "moc 2:8": 88}[ffn]
+            self.assertEqual(line["keep"], keep)
+            self.check_line(line, "tokens_per_second")
+            self.check_line(line["ffn_part"], "tokens_per_second")
+            other = 4 * (4 * (4 * 128 * 128 + 2 * 128) + 300 * 128 + 128 + batch * (128 + 4 * 2 * 7 * 128))
+            for part, rest in ((line, other), (line["ffn_part"], 0)):
+                rows = (part["bytes_per_token"] * batch - rest) / (4 * 4 * 128)
+                if batch == 1 or ffn == "swiglu":
+                    self.assertEqual(rows, 352 + 2 * keep)
+                else:
+                    self.assertGreaterEqual(rows, 352 + 2 * keep)
+                    self.assertLess(rows, 352 + 2 * 3 * keep)
+        self.table(*arguments, "--ffn", "moc-2:8", words=("tokens/s", "share", "moc 2:8", "x dense"))
 
     def test_allreduce(self):
         arguments = ["allreduce", *TINY, "--threads", 1, "--repetitions", 2]

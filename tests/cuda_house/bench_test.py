@@ -56,8 +56,11 @@ class Bench(unittest.TestCase):
             self.assertEqual(ops["adamw"]["work"] / (ops["sum_of_squares"]["work"] / 4), adamw)
 
     def test_decoding(self):
-        report = self.report("decode", *TINY, *QUICK, "--context", 3)
-        self.assert_positive(report["tokens_per_second"], report["share"])
+        report = self.report("decode", *TINY, *QUICK, "--context", 3, "--batch", 2)
+        lines = {line["ffn"]: line for line in report["lines"]}
+        for line in lines.values():
+            self.assert_positive(line["tokens_per_second"], line["share"])
+        self.assertLess(lines["moc"]["bytes_per_token"], lines["swiglu"]["bytes_per_token"])
 
     def test_profile_of_training(self):
         report = self.report("train", *TINY, "--micro-batch", 1, "--sequence-length", 5, "--steps", 1,

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <random>
 
+#include "kernels/elementwise.h"
 #include "tests/model/tiny_model.h"
 
 namespace chaski {
@@ -16,10 +17,22 @@ using testing::tiny_config;
 using testing::tiny_options;
 using testing::TinyBatch;
 
-// Feeding tokens in any portions gives the losses that a whole forward pass gives.
-TEST(DecoderTest, AgreesWithTheForwardPass) {
+LlamaConfig moc_config(std::int64_t keep, MocPattern pattern = MocPattern::topk) {
+  LlamaConfig config = tiny_config();
+  config.moc = MocConfig{};
+  config.moc->keep = keep;
+  config.moc->pattern = pattern;
+  config.resolve();
+  return config;
+}
+
+class DecoderOfAnyFfnTest : public ::testing::TestWithParam<LlamaConfig> {};
+
+// Feeding tokens in any portions gives the losses that a whole forward pass gives, which with MoC
+// computes all channels and masks them.
+TEST_P(DecoderOfAnyFfnTest, AgreesWithTheForwardPass) {
   const auto device = Device::create_cpu(1);
-  const LlamaConfig config = tiny_config();
+  const LlamaConfig& config = GetParam();
   Stage stage(*device, config, stage_range(config, 0, 1), tiny_options(1, 12));
   stage.initialize(5);
   const TinyBatch data(*device, config, 1, 12);
@@ -45,6 +58,96 @@ TEST(DecoderTest, AgreesWithTheForwardPass) {
     EXPECT_EQ(decoder.position(), 12);
     EXPECT_THROW(decoder.feed(tokens.subspan(0, 1)), std::invalid_argument);
   }
+}
+
+INSTANTIATE_TEST_SUITE_P(, DecoderOfAnyFfnTest,
+                         ::testing::Values(tiny_config(), moc_config(4), moc_config(1),
+                                           moc_config(17),
+                                           moc_config(5, MocPattern::two_of_eight)));
+
+// (f + 2K) · d · size for a token of a sequence; what several sequences share is read once.
+TEST(MocDecoderTest, ReadsTheSelectedChannelsOnly) {
+  const auto device = Device::create_cpu(1);
+  const LlamaConfig config = moc_config(4);
+  Stage stage(*device, config, stage_range(config, 0, 1), {.training = false});
+  stage.initialize(5);
+  Decoder decoder(*device, stage, 12, 3);
+  const std::vector<std::int32_t> same = {7, 7, 7};
+  const std::vector<std::int32_t> different = {1, 9, 20};
+  decoder.feed({same.data(), 1});
+  EXPECT_EQ(decoder.ffn_bytes_read(), 3 * (17 + 2 * 4) * 12 * 4);
+  decoder.rewind(0);
+  decoder.feed_each(same);
+  EXPECT_EQ(decoder.ffn_bytes_read(), 3 * (17 + 2 * 4) * 12 * 4);
+  decoder.feed_each(different);
+  EXPECT_GT(decoder.ffn_bytes_read(), 3 * (17 + 2 * 4) * 12 * 4);
+  EXPECT_LE(decoder.ffn_bytes_read(), 3 * (17 + 2 * 12) * 12 * 4);
+}
+
+TEST(MocDecoderTest, ManyTokensReadAllChannels) {
+  const auto device = Device::create_cpu(1);
+  LlamaConfig config = moc_config(4);
+  config.max_position_embeddings = 32;
+  Stage stage(*device, config, stage_range(config, 0, 1), {.training = false});
+  stage.initialize(5);
+  Decoder decoder(*device, stage, 32);
+  decoder.feed(std::vector<std::int32_t>(20, 3));
+  EXPECT_EQ(decoder.ffn_bytes_read(), 3 * 3 * 17 * 12 * 4);
+}
+
+// A decoder that lives on sees the new weights, those of its transposed copies too.
+TEST(MocDecoderTest, FollowsChangesOfTheWeights) {
+  const auto device = Device::create_cpu(1);
+  const LlamaConfig config = moc_config(4);
+  Stage stage(*device, config, stage_range(config, 0, 1), {.training = false});
+  stage.initialize(5);
+  const std::vector<std::int32_t> token = {11};
+  const auto logits_of = [&](Decoder& decoder) {
+    decoder.rewind(0);
+    return testing::values_of(decoder.feed(token));
+  };
+  Decoder lasting(*device, stage, 8);
+  const std::vector<float> before = logits_of(lasting);
+  EXPECT_EQ(logits_of(lasting), before);
+  for (Parameter& parameter : stage.parameters()) {
+    if (parameter.name.find("down_proj") != std::string::npos)
+      fill_normal(parameter.value, 0.0f, 0.5f, 1, 77);
+  }
+  stage.parameters().values_changed();
+  Decoder fresh(*device, stage, 8);
+  const std::vector<float> after = logits_of(lasting);
+  EXPECT_NE(after, before);
+  EXPECT_EQ(after, logits_of(fresh));
+  stage.initialize(5);
+  EXPECT_EQ(logits_of(lasting), before);
+}
+
+// Sequences that are decoded together stay apart, at positions of their own.
+TEST_P(DecoderOfAnyFfnTest, SequencesDoNotMeet) {
+  const auto device = Device::create_cpu(1);
+  const LlamaConfig& config = GetParam();
+  Stage stage(*device, config, stage_range(config, 0, 1), {.training = false});
+  stage.initialize(6);
+  const std::vector<std::vector<std::int32_t>> texts = {
+      {5, 1, 4, 8, 2}, {3, 3, 9}, {20, 7, 7, 1, 0, 12, 28}};
+  Decoder together(*device, stage, 12, 3);
+  std::vector<std::int32_t> last;
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    together.feed(std::span(texts[i]).first(texts[i].size() - 1), false,
+                  static_cast<std::int64_t>(i));
+    last.push_back(texts[i].back());
+  }
+  const std::vector<float> logits = testing::values_of(together.feed_each(last));
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    EXPECT_EQ(together.position(static_cast<std::int64_t>(i)),
+              static_cast<std::int64_t>(texts[i].size()));
+    Decoder alone(*device, stage, 12);
+    const std::vector<float> expected = testing::values_of(alone.feed(texts[i]));
+    for (std::size_t j = 0; j < expected.size(); ++j)
+      ASSERT_NEAR(logits[i * expected.size() + j], expected[j], 2e-5) << i << ", " << j;
+  }
+  EXPECT_THROW(together.feed_each(std::span(last).first(2)), std::invalid_argument);
+  EXPECT_THROW(Decoder(*device, stage, 8, 0), std::invalid_argument);
 }
 
 TEST(DecoderTest, RewindsToAnEarlierPosition) {

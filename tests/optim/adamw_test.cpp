@@ -38,6 +38,13 @@ class AdamWTest : public ::testing::Test {
   ParameterSet parameters_;
 };
 
+TEST_F(AdamWTest, SaysThatValuesChanged) {
+  const auto optimizer = make_adamw(*device_, parameters_, AdamWOptions{});
+  const std::int64_t before = parameters_.version();
+  optimizer->step({.step = 1, .learning_rate = 0.1, .gradient_scale = 1.0});
+  EXPECT_NE(parameters_.version(), before);
+}
+
 TEST_F(AdamWTest, FollowsTheDefinitionAndSparesNormsAndFrozenOnes) {
   AdamWOptions options;
   options.weight_decay = 0.3;

@@ -49,10 +49,12 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < kWidth; ++i) {
     const float dproduct = product.at[i];
     const float share = sigmoid(gate.at[i]);
-    const float silu = silu_kept != nullptr ? kept.at[i] : gate.at[i] * share;
+    const float silu = gate.at[i] * share;
+    // With the rounding that it has where it is stored.
+    const float stored = silu_kept != nullptr ? kept.at[i] : to_float(from_float<T>(silu));
     product.at[i] = silu * up.at[i];
     gate.at[i] = dproduct * up.at[i] * share * (1.0f + gate.at[i] * (1.0f - share));
-    up.at[i] = dproduct * silu;
+    up.at[i] = dproduct * stored;
   }
   gate.store(dgate_up + offset);
   up.store(dgate_up + offset + size);

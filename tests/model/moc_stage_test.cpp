@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <numeric>
 
 #include "model/decoder.h"
 #include "model/stage.h"
@@ -287,6 +288,28 @@ TEST_P(MocStageTest, TheSameSeedGivesTheSameRun) {
   };
   EXPECT_EQ(descend(), descend());
   expect_same_for_any_threads(descend);
+}
+
+TEST_P(MocStageTest, ChannelsAreCountedInTrainingAndOnlyOnce) {
+  const auto stage = make(small_config(), options());
+  const auto counted = [&] {
+    std::vector<std::int64_t> sums;
+    for (const ChannelUse& use : stage->take_channel_use()) {
+      sums.push_back(std::accumulate(use.counts.begin(), use.counts.end(), std::int64_t{0}));
+      EXPECT_LE(use.positive, sums.back());
+    }
+    return sums;
+  };
+  const std::int64_t kept = rows() * kLength * 4;
+  step(*stage, batch(1));
+  step(*stage, batch(2));
+  EXPECT_EQ(counted(), (std::vector<std::int64_t>{2 * kept, 2 * kept, 2 * kept}));
+  EXPECT_EQ(counted(), (std::vector<std::int64_t>{0, 0, 0}));
+  stage->evaluate(batch(3), {});
+  EXPECT_EQ(counted(), (std::vector<std::int64_t>{0, 0, 0}));
+  const auto dense = make(small_config(std::nullopt), options());
+  step(*dense, batch(1));
+  EXPECT_TRUE(dense->take_channel_use().empty());
 }
 
 CHASKI_ON_ALL_DEVICES(MocStageTest);

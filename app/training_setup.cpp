@@ -38,7 +38,14 @@ std::unique_ptr<OutputLock> lock_output(const TrainConfig& config) {
 }
 
 // Tables of two configs that differ in what decides the course of a run.
-std::string changed_tables(const TrainConfig& before, const TrainConfig& now) {
+std::string changed_tables(const std::string& saved, const std::string& checkpoint,
+                           const TrainConfig& now) {
+  TrainConfig before;
+  try {
+    before = parse_config(saved, checkpoint);
+  } catch (const std::invalid_argument&) {
+    return "keys that this version does not know";  // of an earlier version's config
+  }
   std::string changed;
   const auto compare = [&](bool same, const char* table) {
     if (!same) changed += std::string(changed.empty() ? "" : ", ") + table;
@@ -271,8 +278,7 @@ void TrainingRun::load_checkpoint() {
   first_step_ = saved.step;
   saved_step_ = saved.step;
   if (is_root() && !saved.config_toml.empty()) {
-    const std::string changed =
-        changed_tables(parse_config(saved.config_toml, checkpoint_), config_);
+    const std::string changed = changed_tables(saved.config_toml, checkpoint_, config_);
     if (!changed.empty()) {
       fmt::print(stderr, "chaski: warning: the config differs from the checkpoint's in {}\n",
                  changed);

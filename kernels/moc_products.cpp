@@ -42,11 +42,6 @@ MocProductsProblem problem_of(const char* op, const Device& device, const MocSha
           threads_for(device, tokens * shape.keep)};
 }
 
-MocProductsKept kept_of(const MocKept& kept) {
-  return {kept.gate.f32(), kept.up.f32(), kept.silu ? kept.silu.f32() : nullptr,
-          kept.product ? kept.product.f32() : nullptr, kept.index.as<std::uint8_t>()};
-}
-
 float* data_of(const Tensor& tensor) {
   return tensor ? tensor.f32() : nullptr;
 }
@@ -103,7 +98,7 @@ void moc_products_forward(const MocShape& shape, const Tensor& x, const Tensor& 
   const Tensor scratch = frame.f32({scratch_floats(device, MocPass::forward, shape, problem)});
   select(device, shape, gates, kept, tokens, scratch.f32());
   CHASKI_CPU_KERNELS(moc_products_kernels)
-      .forward(problem, x.f32(), {nullptr, weights.up.f32(), weights.down.f32()}, kept_of(kept),
+      .forward(problem, x.f32(), {nullptr, weights.up.f32(), weights.down.f32()}, moc_rows_of(kept),
                out.f32(), scratch.f32());
 }
 
@@ -132,7 +127,7 @@ void moc_products_backward(const MocShape& shape, const Tensor& dout, const Tens
   const Tensor scratch = frame.f32({scratch_floats(device, MocPass::backward, shape, problem)});
   CHASKI_CPU_KERNELS(moc_products_kernels)
       .backward(problem, dout.f32(), data_of(x),
-                {weights.gate.f32(), weights.up.f32(), weights.down.f32()}, kept_of(kept),
+                {weights.gate.f32(), weights.up.f32(), weights.down.f32()}, moc_rows_of(kept),
                 {data_of(gradients.gate), data_of(gradients.up), data_of(gradients.down)}, dx.f32(),
                 scratch.f32());
 }

@@ -162,7 +162,7 @@ void activate(std::int64_t entries, float* gate, float* up) {
 }
 
 void forward(const MocProductsProblem& p, const float* x, const MocProductsWeights& weights,
-             const MocProductsKept& kept, float* out, float* memory) {
+             const MocRows& kept, float* out, float* memory) {
 #pragma omp parallel num_threads(p.threads)
   {
     Scratch scratch{memory};
@@ -220,7 +220,7 @@ void differentiate(std::int64_t entries, float* dproduct, float* gate, float* up
 }
 
 void backward(const MocProductsProblem& p, const float* dout, const float* x,
-              const MocProductsWeights& weights, const MocProductsKept& kept,
+              const MocProductsWeights& weights, const MocRows& kept,
               const MocProductsGradients& gradients, float* dx, float* memory) {
 #pragma omp parallel num_threads(p.threads)
   {

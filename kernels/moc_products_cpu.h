@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cpu_kernels.h"
+#include "kernels/moc_cpu.h"
 
 namespace chaski {
 
@@ -12,15 +13,6 @@ struct MocProductsProblem {
   bool bitmap;
   std::int64_t index_bytes;  // of a token
   int threads;
-};
-
-// What is kept: [tokens, keep] and [tokens, index_bytes].
-struct MocProductsKept {
-  const float* gate;
-  float* up;
-  float* silu;     // may be null
-  float* product;  // may be null
-  const std::uint8_t* index;
 };
 
 // [size, hidden] each, but down: [hidden, size].
@@ -43,11 +35,11 @@ struct MocProductsKernels {
   std::int64_t (*backward_scratch_floats)(const MocProductsProblem& problem);
   // x, out: [tokens, hidden]. kept.gate and kept.index are given, the others written.
   void (*forward)(const MocProductsProblem& problem, const float* x,
-                  const MocProductsWeights& weights, const MocProductsKept& kept, float* out,
+                  const MocProductsWeights& weights, const MocRows& kept, float* out,
                   float* scratch);
   // x may be null where neither gate nor up has a gradient. dx may be x.
   void (*backward)(const MocProductsProblem& problem, const float* dout, const float* x,
-                   const MocProductsWeights& weights, const MocProductsKept& kept,
+                   const MocProductsWeights& weights, const MocRows& kept,
                    const MocProductsGradients& gradients, float* dx, float* scratch);
 };
 CHASKI_DECLARE_KERNELS(MocProductsKernels, moc_products_kernels)

@@ -72,6 +72,17 @@ class Moc(TrainingCase):
         other = [row["channels"] for row in self.metrics("stages") if "channels" in row]
         self.assertEqual(other[0]["positive_share"], reports[1]["positive_share"], "sums over replicas and stages")
         self.assertIn("as planned", stages.stdout)
+        # Each step by itself: every step makes as many selections, so that shares over several are means.
+        most = ["model.ffn=moc", "model.moc.keep=60"]  # so many that negative gates are among them
+        self.train_moc("ten", moc=most, settings=["log.every=10"])
+        self.train_moc("each", moc=most, settings=["log.every=1"])
+        each = [row["channels"]["positive_share"] for row in self.metrics("each")]
+        ten = {row["step"]: row["channels"] for row in self.metrics("ten") if "channels" in row}
+        for first, last in ((2, 10), (11, 20), (21, 30)):
+            for layer, share in enumerate(ten[last]["positive_share"]):
+                shares = [each[step - 1][layer] for step in range(first, last + 1)]
+                self.assertAlmostEqual(share, sum(shares) / len(shares), places=9)
+                self.assertLess(share, 0.99)
         # One of 88 channels, and weights so large that the first layer's choice hardly moves.
         self.train_moc("few", moc=["model.ffn=moc", "model.moc.keep=1"],
                        settings=["log.every=10", "log.dead_channel_steps=10", "model.initializer_range=2"])

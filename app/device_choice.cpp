@@ -26,12 +26,12 @@ Backend backend_for(BackendChoice choice, int num_gpus, int processes_on_host) {
     return num_gpus >= processes_on_host ? Backend::cuda : Backend::cpu;
   }
   if (!is_built_with_cuda()) {
-    refuse("device.backend is \"cuda\" but this program is built without CUDA",
-           "leave it out, or set \"cpu\"; `cmake -DCHASKI_CUDA=ON` builds with it");
+    refuse("device.backend (or --device) is \"cuda\" but this program is built without CUDA",
+           "leave it out, or choose \"cpu\"; `cmake -DCHASKI_CUDA=ON` builds with it");
   }
   if (num_gpus == 0) Device::create_cuda(0);  // says why there is none
   if (num_gpus < processes_on_host) {
-    refuse(fmt::format("device.backend is \"cuda\" but this host has {} for {}",
+    refuse(fmt::format("device.backend (or --device) is \"cuda\" but this host has {} for {}",
                        format_number_of(num_gpus, "GPU"),
                        format_number_of(processes_on_host, "process", "processes")),
            "start one process a GPU; CUDA_VISIBLE_DEVICES may hide some");

@@ -9,6 +9,7 @@
 
 #include "app/human_format.h"
 #include "app/loaded_model.h"
+#include "app/option_checks.h"
 #include "fault/checkpoint_reader.h"
 #include "model/huggingface.h"
 #include "model/safetensors.h"
@@ -161,7 +162,8 @@ void register_export_command(CLI::App& app) {
       ->add_option(
           "--max-shard-bytes", arguments->max_shard_bytes,
           "Split the weights into files of at most so many bytes (\"500 MB\"); 0: one file")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(CLI::Validator(to_bytes, ""))
+      ->type_name("SIZE")
       ->capture_default_str();
   command->add_flag("--force", arguments->force, "Write into a directory that is not empty");
   command->callback([arguments] { run_export(*arguments); });

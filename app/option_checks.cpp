@@ -1,6 +1,7 @@
 #include "app/option_checks.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
@@ -8,6 +9,7 @@
 #include <fmt/ranges.h>
 #include <limits>
 #include <optional>
+#include <string_view>
 
 namespace chaski {
 namespace {
@@ -27,6 +29,29 @@ std::optional<double> finite_number(const std::string& text) {
   const double value = std::strtod(text.c_str(), &rest);
   if (text.empty() || *rest != '\0' || !std::isfinite(value)) return std::nullopt;
   return value;
+}
+
+// "", "B", or k, M, G or T of them, of 1000 each ("kB", "k") or of 1024 ("KiB").
+std::optional<double> bytes_of_unit(std::string unit) {
+  std::transform(unit.begin(), unit.end(), unit.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  if (unit.empty() || unit == "b") return 1.0;
+  constexpr std::string_view kPrefixes = "kmgt";
+  const std::size_t prefix = kPrefixes.find(unit.front());
+  const std::string rest = unit.substr(1);
+  if (prefix == std::string_view::npos || !(rest.empty() || rest == "b" || rest == "ib"))
+    return std::nullopt;
+  return std::pow(rest == "ib" ? 1024.0 : 1000.0, static_cast<double>(prefix + 1));
+}
+
+std::optional<std::int64_t> bytes_of(const std::string& text) {
+  const std::size_t digits = text.find_first_not_of("0123456789.");
+  const auto count = finite_number(text.substr(0, digits));
+  const std::size_t unit = text.find_first_not_of(' ', digits);
+  const auto factor = bytes_of_unit(unit == std::string::npos ? std::string() : text.substr(unit));
+  constexpr double kMost = 9e18;  // what 64 bits hold
+  if (!count || !factor || *count * *factor > kMost) return std::nullopt;
+  return std::llround(*count * *factor);
 }
 
 }  // namespace
@@ -70,6 +95,14 @@ OptionCheck one_of(std::vector<std::string> names) {
     if (std::find(names.begin(), names.end(), text) != names.end()) return "";
     return fmt::format("must be one of {}, not '{}'", fmt::join(names, ", "), text);
   };
+}
+
+std::string to_bytes(std::string& text) {
+  const auto bytes = bytes_of(text);
+  if (!bytes)
+    return fmt::format("must be a size such as 512, \"500 MB\" or 1.5GiB, not '{}'", text);
+  text = std::to_string(*bytes);
+  return "";
 }
 
 }  // namespace chaski

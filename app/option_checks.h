@@ -23,4 +23,8 @@ OptionCheck positive_number();
 
 OptionCheck one_of(std::vector<std::string> names);
 
+// For CLI::Option::transform(): replaces a size, such as "512", "500 MB" (of 10^6 bytes) or "1.5GiB"
+// (of 2^30), by its bytes. Returns what a check would.
+std::string to_bytes(std::string& text);
+
 }  // namespace chaski

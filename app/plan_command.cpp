@@ -217,7 +217,7 @@ void register_plan_command(CLI::App& app) {
       command->add_option("--device-memory", arguments->device_memory,
                           "Plan for GPUs with so much memory each, which need not be here, e.g. "
                           "80GiB; nothing is measured then");
-  memory->transform(CLI::AsSizeValue(true))->type_name("SIZE");
+  memory->transform(CLI::Validator(to_bytes, ""))->type_name("SIZE");
   CLI::Option* gemm = command->add_option(
       "--gemm-tflops", arguments->gemm_tflops,
       "What matrix products reach on such a GPU, 10^12 operations/s, for the time of a step");

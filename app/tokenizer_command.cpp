@@ -76,7 +76,8 @@ void register_tokenizer_command(CLI::App& app) {
   command
       ->add_option("--sample-bytes", training.sample_bytes,
                    "Learn from about so much text; of a larger corpus, lines are drawn evenly")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(CLI::Validator(to_bytes, ""))
+      ->type_name("SIZE")
       ->capture_default_str();
   command
       ->add_option("--character-coverage", training.character_coverage,

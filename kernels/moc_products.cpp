@@ -91,15 +91,17 @@ void moc_products_forward(const MocShape& shape, const Tensor& x, const Tensor& 
   require_f32(kOp, "weights.up", weights.up, size, hidden);
   require_f32(kOp, "weights.down", weights.down, hidden, size);
   require_moc_kept(kOp, shape, kept, tokens);
-  require_f32(kOp, "out", out, tokens, hidden);
-  require_distinct(kOp, "out", out, "x", x);
-  require_distinct(kOp, "out", out, "gates", gates);
+  if (out) {
+    require_f32(kOp, "out", out, tokens, hidden);
+    require_distinct(kOp, "out", out, "x", x);
+    require_distinct(kOp, "out", out, "gates", gates);
+  }
   Workspace::Frame frame(device);
   const Tensor scratch = frame.f32({scratch_floats(device, MocPass::forward, shape, problem)});
   select(device, shape, gates, kept, tokens, scratch.f32());
   CHASKI_CPU_KERNELS(moc_products_kernels)
       .forward(problem, x.f32(), {nullptr, weights.up.f32(), weights.down.f32()}, moc_rows_of(kept),
-               out.f32(), scratch.f32());
+               data_of(out), scratch.f32());
 }
 
 void moc_products_backward(const MocShape& shape, const Tensor& dout, const Tensor& x,

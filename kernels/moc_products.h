@@ -24,7 +24,8 @@ struct MocWeights {
 
 // From gates [T, I] = x · gateᵀ selects as moc_forward() does, bit for bit, and writes `kept`
 // and out [T, H] = (SiLU(gate) · up of the kept channels) · downᵀ. x [T, H] is what the gates were
-// made of; weights.gate is not read and may be empty. out shares no memory with the operands.
+// made of; weights.gate is not read and may be empty. out shares no memory with the operands; where
+// it is empty only `kept` is written.
 void moc_products_forward(const MocShape& shape, const Tensor& x, const Tensor& gates,
                           const MocWeights& weights, const MocKept& kept, const Tensor& out);
 

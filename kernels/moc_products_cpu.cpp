@@ -171,11 +171,12 @@ void forward(const MocProductsProblem& p, const float* x, const MocProductsWeigh
     scatter(p, kept.index, pass.own, pass.lists, {kept.gate, pass.gate}, {nullptr, nullptr});
     write_dots(p, pass.lists, x, weights.up, false, pass.last_columns, pass.own, pass.up);
     gather(p, pass.lists, pass.up, kept.up);
-    activate(p.tokens * p.keep, pass.gate, pass.up);
+    if (out != nullptr || kept.silu != nullptr || kept.product != nullptr)
+      activate(p.tokens * p.keep, pass.gate, pass.up);
     if (kept.silu != nullptr) gather(p, pass.lists, pass.gate, kept.silu);
     if (kept.product != nullptr) gather(p, pass.lists, pass.up, kept.product);
     const Scaled down = {pass.up, weights.down, true};
-    write_sums(p, pass.lists, &down, 1, pass.own, out);
+    if (out != nullptr) write_sums(p, pass.lists, &down, 1, pass.own, out);
   }
 }
 

@@ -33,7 +33,8 @@ struct MocProductsKernels {
   // Of all threads.
   std::int64_t (*forward_scratch_floats)(const MocProductsProblem& problem);
   std::int64_t (*backward_scratch_floats)(const MocProductsProblem& problem);
-  // x, out: [tokens, hidden]. kept.gate and kept.index are given, the others written.
+  // x, out: [tokens, hidden]. kept.gate and kept.index are given, the others written; out may be
+  // null.
   void (*forward)(const MocProductsProblem& problem, const float* x,
                   const MocProductsWeights& weights, const MocRows& kept, float* out,
                   float* scratch);

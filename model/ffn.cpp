@@ -119,8 +119,7 @@ void Ffn::forward_selected(const Tensor& normed, const MocKept& kept, const Tens
   if (pays_to_skip(tokens)) {
     const Tensor gates = frame.tensor(type(), {tokens, intermediate_size_});
     linear_forward(normed, weights(&Parameter::compute).gate, gates);
-    const Tensor wanted = out ? out : frame.tensor(type(), {tokens, hidden_size_});
-    moc_products_forward(*moc_, normed, gates, weights(&Parameter::compute), there, wanted);
+    moc_products_forward(*moc_, normed, gates, weights(&Parameter::compute), there, out);
     return;
   }
   const Tensor gate_up = frame.tensor(type(), {tokens, 2 * intermediate_size_});

@@ -101,8 +101,8 @@ class WorkspacePlan {
     const std::int64_t delta = with_output ? 0 : row_of(hidden);
     const std::int64_t ffn = of_tiles([&](std::int64_t tokens) {
       if (!moc_) return dense_forward(tokens, with_output);
-      return kept_for_now(tokens) + (pays_to_skip(tokens) ? kept_forward(tokens, with_output)
-                                                          : all_forward(tokens, with_output));
+      return kept_for_now(tokens) +
+             (pays_to_skip(tokens) ? kept_forward(tokens) : all_forward(tokens, with_output));
     });
     return row_of(hidden) +
            std::max({linear(LinearPass::forward, hidden, config_.qkv_size()),
@@ -132,11 +132,10 @@ class WorkspacePlan {
            std::max({gate_up_forward(tokens, 2 * ffn), moc_workspace_bytes(device_, *moc_, tokens),
                      with_output ? down_forward(tokens) : 0});
   }
-  std::int64_t kept_forward(std::int64_t tokens, bool with_output) const {
+  std::int64_t kept_forward(std::int64_t tokens) const {
     const std::int64_t ffn = config_.intermediate_size;
-    const std::int64_t output = with_output ? 0 : rows_of(tokens, config_.hidden_size);
     return rows_of(tokens, ffn) +
-           std::max(gate_up_forward(tokens, ffn), output + moc_products(MocPass::forward, tokens));
+           std::max(gate_up_forward(tokens, ffn), moc_products(MocPass::forward, tokens));
   }
   bool pays_to_skip(std::int64_t tokens) const {
     return moc_ && moc_products_pay(device_, *moc_, config_.hidden_size, tokens);

@@ -22,10 +22,10 @@ build=$here/../build/release
 pack='' seconds=540 quick=0 out=${OUT:-}
 while [[ $# -gt 0 ]]; do
   case $1 in
-    --pack) pack=${2:-} && shift ;;
-    --build) build=${2:-} && shift ;;
-    --seconds) seconds=${2:-} && shift ;;
-    --out) out=${2:-} && shift ;;
+    --pack | --build | --seconds | --out)
+      [[ -n ${2:-} ]] || fail "$1 needs a value" "--help shows which"
+      printf -v "${1#--}" %s "$2" && shift
+      ;;
     --quick) quick=1 ;;
     -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
     *) fail "unknown argument $1" "--help shows them" ;;

@@ -1,6 +1,8 @@
 #include "app/option_checks.h"
 
 #include <gtest/gtest.h>
+#include <map>
+#include <string>
 
 namespace chaski {
 namespace {
@@ -45,6 +47,30 @@ TEST(OptionChecks, OneOfSeveralNames) {
   const OptionCheck check = one_of({"red", "blue"});
   EXPECT_EQ(check("blue"), "");
   EXPECT_EQ(check("Blue"), "must be one of red, blue, not 'Blue'");
+}
+
+TEST(OptionChecks, SizesBecomeBytes) {
+  const std::map<std::string, std::string> good = {{"0", "0"},
+                                                   {"512", "512"},
+                                                   {"7B", "7"},
+                                                   {"500 MB", "500000000"},
+                                                   {"2k", "2000"},
+                                                   {"3KiB", "3072"},
+                                                   {"1.5GiB", "1610612736"},
+                                                   {"80gib", "85899345920"},
+                                                   {"1TB", "1000000000000"}};
+  for (const auto& [text, bytes] : good) {
+    std::string value = text;
+    EXPECT_EQ(to_bytes(value), "") << text;
+    EXPECT_EQ(value, bytes) << text;
+  }
+  for (const char* bad : {"", "nonsense", "GiB", "-1", "1.2.3", "5 XB", "5iB", "1GiBx", "9e18",
+                          "99999999TB", "nan"}) {
+    std::string value = bad;
+    EXPECT_EQ(to_bytes(value),
+              std::string("must be a size such as 512, \"500 MB\" or 1.5GiB, not '") + bad + "'");
+    EXPECT_EQ(value, bad);
+  }
 }
 
 }  // namespace

@@ -362,6 +362,26 @@ TEST_P(MocProductsTest, TheOtherTokensChangeNoBit) {
   }
 }
 
+TEST_P(MocProductsTest, WithoutAnOutputKeepsTheSame) {
+  for (const bool stores_all : {false, true}) {
+    const Ffn ffn = make_ffn(70, 40, shape_of(150, 30, MocIndex::bitmap));
+    const Tensor x = tensor({70, 40}, ffn.x);
+    const Tensor gates = tensor({70, 150}, ffn.gates);
+    const MocWeights w = weights(ffn);
+    const MocKept expected = allocate(ffn.shape, ffn.tokens, stores_all);
+    moc_products_forward(ffn.shape, x, gates, w, expected, poisoned_activations({70, 40}));
+    const MocKept kept = allocate(ffn.shape, ffn.tokens, stores_all);
+    poison_workspace();
+    moc_products_forward(ffn.shape, x, gates, w, kept, {});
+    EXPECT_EQ(channels(ffn, kept), channels(ffn, expected));
+    for (Tensor MocKept::*member :
+         {&MocKept::gate, &MocKept::up, &MocKept::silu, &MocKept::product}) {
+      if (!(expected.*member)) continue;
+      EXPECT_TRUE(test::same_bits(values(kept.*member), values(expected.*member)));
+    }
+  }
+}
+
 TEST_P(MocProductsTest, AllocatesNothingAfterTheFirstCall) {
   const Ffn ffn = make_ffn(100, 40, shape_of(150, 30, MocIndex::bitmap));
   const MocKept kept = allocate(ffn.shape, ffn.tokens, false);

@@ -12,6 +12,7 @@
 #include "app/gemm_ceiling.h"
 #include "app/option_checks.h"
 #include "app/step_gemms.h"
+#include "kernels/matmul.h"
 
 namespace chaski {
 namespace {
@@ -116,7 +117,7 @@ nlohmann::json run(const BenchGemmOptions& options) {
   const TensorTypes types = types_of(choice.precision);
   const auto device = choice.create(options.model.threads);
   const std::int64_t tokens = tokens_for(options, choice.backend);
-  const std::vector<StepGemm> gemms = step_gemms(config, tokens);
+  const std::vector<StepGemm> gemms = step_gemms(config, tokens, choice.backend);
   std::vector<BenchOperandList> sets;
   for (const StepGemm& gemm : gemms) sets.push_back(product_of(gemm, types).operands);
   const BenchOperands operands(*device, types.compute, sets);

@@ -95,8 +95,12 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   if (options.profile) {
     device->allow_graphs(false);  // a graph has no parts to be timed
     const Profile profile(*device);
-    ProfiledSteps profiled{model, training.engine().rows_per_pass() * chosen.sequence_length,
-                           options.steps};
+    ProfiledSteps profiled{
+        .model = model,
+        .backend = choice.backend,
+        .tokens = training.engine().rows_per_pass() * chosen.sequence_length,
+        .steps = options.steps,
+    };
     profiled.gemm_ceiling = ceiling;
     profiled.seconds = timed([&] {
       for (int i = 0; i < options.steps; ++i) training.step();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cross_entropy.h"
+#include "model/ffn.h"
 
 namespace chaski {
 
@@ -34,10 +35,11 @@ std::string StepGemm::name() const {
   return layer + " " + name_of(pass);
 }
 
-std::vector<StepGemm> step_gemms(const LlamaConfig& config, std::int64_t tokens) {
+std::vector<StepGemm> step_gemms(const LlamaConfig& config, std::int64_t tokens, Backend backend) {
   std::vector<StepGemm> gemms;
   const auto add_layer = [&](const char* layer, std::int64_t rows, std::int64_t out,
-                             std::int64_t in, double count) {
+                             std::int64_t in, double times) {
+    const double count = times * static_cast<double>(tokens) / static_cast<double>(rows);
     gemms.push_back({layer, GemmPass::forward, rows, out, in, count});
     gemms.push_back({layer, GemmPass::input_gradient, rows, in, out, count});
     gemms.push_back({layer, GemmPass::weight_gradient, out, in, rows, count});
@@ -47,11 +49,10 @@ std::vector<StepGemm> step_gemms(const LlamaConfig& config, std::int64_t tokens)
   const std::int64_t ffn = config.intermediate_size;
   add_layer("qkv", tokens, config.qkv_size(), hidden, layers);
   add_layer("attention output", tokens, hidden, config.query_size(), layers);
-  add_layer("gate and up", tokens, 2 * ffn, hidden, layers);
-  add_layer("down", tokens, hidden, ffn, layers);
-  const std::int64_t chunk = std::min(HeadLoss{}.chunk, tokens);
-  add_layer("head", chunk, config.vocab_size, hidden,
-            static_cast<double>(tokens) / static_cast<double>(chunk));
+  const std::int64_t tile = ffn_tile(backend, tokens);
+  add_layer("gate and up", tile, 2 * ffn, hidden, layers);
+  add_layer("down", tile, hidden, ffn, layers);
+  add_layer("head", std::min(HeadLoss{}.chunk, tokens), config.vocab_size, hidden, 1.0);
   return gemms;
 }
 

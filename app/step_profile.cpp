@@ -1,5 +1,6 @@
 #include "app/step_profile.h"
 
+#include <array>
 #include <cstring>
 #include <fmt/core.h>
 #include <optional>
@@ -8,6 +9,7 @@
 
 #include "app/bench_report.h"
 #include "app/step_gemms.h"
+#include "model/ffn.h"
 
 namespace chaski {
 namespace {
@@ -30,6 +32,8 @@ constexpr PartOfOp kParts[] = {
     {"swiglu_backward", "SwiGLU backward"},
     {"moc_forward", "MoC forward"},
     {"moc_backward", "MoC backward"},
+    {"moc_products_forward", "MoC products forward"},
+    {"moc_products_backward", "MoC products backward"},
     {"moc_count", "MoC counts"},
     {"cross_entropy", "cross-entropy"},
     {"embedding_forward", "embedding"},
@@ -49,14 +53,32 @@ struct Part {
   double flops = 0.0;  // of products
 };
 
+// All of a product's shape but the tokens, which may be those of a last tile.
+std::array<std::int64_t, 2> weight_shape(GemmPass pass, const std::array<std::int64_t, 3>& shape) {
+  const auto [m, n, k] = shape;
+  return pass == GemmPass::weight_gradient ? std::array{m, n} : std::array{n, k};
+}
+
 // The name under which a product of a step is reported, if it is one.
 std::optional<std::string> product_name(const std::vector<StepGemm>& gemms,
                                         const Profile::Entry& entry) {
   for (const StepGemm& gemm : gemms) {
-    const bool same_shape = entry.shape == std::array{gemm.m, gemm.n, gemm.k};
-    if (same_shape && std::strcmp(entry.op, profiled_name(gemm.pass)) == 0) return gemm.name();
+    if (std::strcmp(entry.op, profiled_name(gemm.pass)) != 0) continue;
+    if (weight_shape(gemm.pass, entry.shape) == weight_shape(gemm.pass, {gemm.m, gemm.n, gemm.k})) {
+      return gemm.name();
+    }
   }
   return std::nullopt;
+}
+
+// With those that only Mixture-of-Channels has.
+std::vector<StepGemm> products_of(const ProfiledSteps& steps) {
+  std::vector<StepGemm> gemms = step_gemms(steps.model, steps.tokens, steps.backend);
+  if (steps.model.moc) {
+    gemms.push_back({"gates", GemmPass::forward, ffn_tile(steps.backend, steps.tokens),
+                     steps.model.intermediate_size, steps.model.hidden_size, 0.0});
+  }
+  return gemms;
 }
 
 bool is_product(const Profile::Entry& entry) {
@@ -65,7 +87,7 @@ bool is_product(const Profile::Entry& entry) {
 
 class PartList {
  public:
-  explicit PartList(const ProfiledSteps& steps) : gemms_(step_gemms(steps.model, steps.tokens)) {
+  explicit PartList(const ProfiledSteps& steps) : gemms_(products_of(steps)) {
     for (const StepGemm& gemm : gemms_) part(gemm.name());
     part("other products");
     for (const PartOfOp& known : kParts) part(known.part);

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "kernels/device.h"
 #include "kernels/profile.h"
 #include "model/llama_config.h"
 
@@ -10,6 +11,7 @@ namespace chaski {
 // The profiled steps, and what they are compared with.
 struct ProfiledSteps {
   LlamaConfig model;
+  Backend backend = Backend::cpu;
   std::int64_t tokens = 0;  // of a pass
   int steps = 0;
   double seconds = 0.0;       // of all of them

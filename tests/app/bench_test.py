@@ -231,6 +231,18 @@ class BenchTest(unittest.TestCase):
             self.assertGreater(profile[part]["gflops"], 0)
         self.table(*self.train_arguments("--profile"), words=("part of the step", "rest"))
 
+    def test_train_profile_of_tiles(self):
+        # 1050 tokens go through an FFN in two tiles, the second the smaller one.
+        arguments = ["train", "--preset", "llama-9m", "--vocab-size", 64, "--micro-batch", 5, "--sequence-length", 210,
+                     "--tokens-per-pass", 1050, "--steps", 1, "--warmup-steps", 1, "--threads", 1, "--profile"]
+        for ffn, parts in (("swiglu", ("gate and up forward", "gate and up dX", "down dW", "SwiGLU backward")),
+                           ("moc", ("gates forward", "MoC products forward", "MoC products backward"))):
+            profile = {line["part"]: line for line in self.report(*arguments, "--ffn", ffn)["profile"]}
+            for part in parts:
+                self.assertEqual(profile[part]["calls"], 8, part)
+            self.assertEqual(profile["qkv dX"]["calls"], 4)
+            self.assertNotIn("other products", profile)
+
     def test_train_without_profile(self):
         self.assertNotIn("profile", self.report(*self.train_arguments()))
 

@@ -52,9 +52,11 @@ LlamaConfig with_settings(const LlamaConfig& model, const std::vector<std::strin
   config.data.sequence_length = 1;
   config.schedule.steps = 1;
   bool keeps_ffn = true;
+  bool keeps_pattern = true;
   for (const std::string& setting : settings) {
     const bool chooses_ffn = setting.rfind("model.ffn=", 0) == 0;
     keeps_ffn = keeps_ffn && !chooses_ffn;
+    keeps_pattern = keeps_pattern && setting.rfind("model.moc.pattern=", 0) != 0;
     if (chooses_ffn || setting.rfind("model.moc.", 0) == 0) continue;
     throw std::invalid_argument(
         fmt::format("--set {}: only model.ffn and the keys of [model.moc] can be set here\n"
@@ -63,7 +65,7 @@ LlamaConfig with_settings(const LlamaConfig& model, const std::vector<std::strin
   }
   if (keeps_ffn && model.moc) {
     config.model.ffn = FeedForwardKind::moc;
-    config.model.moc.keep.count = model.moc->keep;
+    if (keeps_pattern) config.model.moc.keep.count = model.moc->keep;
     config.model.moc.pattern = model.moc->pattern;
     config.model.moc.selection = model.moc->score;
   }

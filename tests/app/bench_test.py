@@ -235,7 +235,7 @@ class BenchTest(unittest.TestCase):
         self.assertNotIn("profile", self.report(*self.train_arguments()))
 
     def test_train_keeps_channels_in_the_form_that_was_chosen(self):
-        arguments = self.train_arguments("--ffn", "moc", "--steps", 1, "--warmup-steps", 0)
+        arguments = self.train_arguments("--ffn", "moc")
         two_bytes = self.report(*arguments, "--moc-index", "uint16")
         smaller = self.report(*arguments)
         self.assertEqual((two_bytes["moc_keep"], two_bytes["moc_index"]), (64, "uint16"))

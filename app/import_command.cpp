@@ -63,13 +63,17 @@ LlamaConfig with_settings(const LlamaConfig& model, const std::vector<std::strin
                     "hint: for example --set model.ffn=moc --set model.moc.keep=256",
                     setting));
   }
+  std::vector<std::string> all;  // later ones win
   if (keeps_ffn && model.moc) {
-    config.model.ffn = FeedForwardKind::moc;
-    if (keeps_pattern) config.model.moc.keep.count = model.moc->keep;
-    config.model.moc.pattern = model.moc->pattern;
-    config.model.moc.selection = model.moc->score;
+    all = {"model.ffn=moc", fmt::format("model.moc.selection={}", name_of(model.moc->score))};
+    // Another pattern keeps another number.
+    if (keeps_pattern) {
+      all.push_back(fmt::format("model.moc.pattern={}", name_of(model.moc->pattern)));
+      all.push_back(fmt::format("model.moc.keep={}", model.moc->keep));
+    }
   }
-  return parse_config(to_toml(config, false), "config.json", settings).model.llama;
+  all.insert(all.end(), settings.begin(), settings.end());
+  return parse_config(to_toml(config, false), "config.json", all).model.llama;
 }
 
 std::shared_ptr<const Tokenizer> read_tokenizer(const ImportArguments& arguments,

@@ -48,6 +48,8 @@ void BenchModel::add_ffn_to(CLI::App& command) {
              "As model.moc.pattern");
   add_choice(command, "--moc-selection", choice(moc.score), {"gate", "silu-magnitude"},
              "As model.moc.selection");
+  add_choice(command, "--moc-index", choice(moc_index), {"auto", "uint16", "bitmap"},
+             "As model.moc.index");
 }
 
 LlamaConfig BenchModel::config() const {

@@ -27,10 +27,11 @@ struct BenchModel {
   int threads = 0;              // 0: all cores
   FeedForwardKind ffn = FeedForwardKind::swiglu;
   MocConfig moc;
+  MocIndexChoice moc_index = MocIndexChoice::automatic;
 
   // Adds --preset, --vocab-size and --threads. This object must outlive `command`.
   void add_to(CLI::App& command);
-  // Adds --ffn, --moc-keep, --moc-pattern and --moc-selection.
+  // Adds --ffn, --moc-keep, --moc-pattern, --moc-selection and --moc-index.
   void add_ffn_to(CLI::App& command);
   LlamaConfig config() const;
 };

@@ -15,6 +15,7 @@
 #include "app/step_profile.h"
 #include "kernels/cpu_isa.h"
 #include "kernels/matmul.h"
+#include "model/ffn.h"
 #include "parallel/communicator.h"
 
 namespace chaski {
@@ -74,7 +75,10 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   report["micro_batches"] = chosen.micro_batches;
   report["sequence_length"] = chosen.sequence_length;
   report["ffn"] = model.moc ? "moc" : "swiglu";
-  if (model.moc) report["moc_keep"] = model.moc->keep;
+  if (model.moc) {
+    report["moc_keep"] = model.moc->keep;
+    report["moc_index"] = name_of(moc_shape(model, training.moc_index()).index);
+  }
   report["recompute"] = name_of(chosen.recompute);
   report["processes"] = communicator.size();
   report["threads_per_process"] = device->num_threads();

@@ -28,6 +28,7 @@ TrainConfig config_of(const BenchTrainingOptions& options, int num_processes) {
   config.parallel.global_batch = options.micro_batch * options.micro_batches * num_processes;
   config.checkpoint.async = false;
   config.model.recompute = options.recompute;
+  config.model.moc.index = options.model.moc_index;
   config.device.tokens_per_pass = options.tokens_per_pass;
   return config;
 }
@@ -47,6 +48,7 @@ Buffer random_tokens(Device& device, const BenchTrainingOptions& options, std::i
 BenchTraining::BenchTraining(Communicator& communicator, Device& device,
                              const BenchTrainingOptions& options)
     : model_(model_of(options)),
+      moc_index_(config_of(options, communicator.size()).model.moc_index()),
       tokens_per_step_(options.micro_batch * options.sequence_length * options.micro_batches *
                        communicator.size()) {
   StepEngineOptions engine_options;
@@ -59,6 +61,7 @@ BenchTraining::BenchTraining(Communicator& communicator, Device& device,
   engine_options.tokens_per_pass = on_cpu ? options.tokens_per_pass : 0;
   engine_options.precision = options.choose_device(communicator).precision;
   engine_options.recompute = options.recompute;
+  engine_options.moc_index = moc_index_;
   engine_ = std::make_unique<StepEngine>(communicator, device, engine_options);
   engine_->stage().initialize(1);
   std::mt19937 generator(1);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "app/bench_model.h"
@@ -45,12 +46,15 @@ class BenchTraining {
   BenchTraining(Communicator& communicator, Device& device, const BenchTrainingOptions& options);
 
   const LlamaConfig& model() const { return model_; }
+  // How MoC's channels are kept; none: the smaller form.
+  std::optional<MocIndex> moc_index() const { return moc_index_; }
   StepEngine& engine() { return *engine_; }
   std::int64_t tokens_per_step() const { return tokens_per_step_; }
   StepOutcome step();
 
  private:
   LlamaConfig model_;
+  std::optional<MocIndex> moc_index_;
   std::int64_t tokens_per_step_;
   std::unique_ptr<StepEngine> engine_;
   Buffer tokens_;

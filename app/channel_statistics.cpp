@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <numeric>
-#include <span>
 
 namespace chaski {
 
@@ -44,8 +43,7 @@ ChannelStatistics::Figures ChannelStatistics::take(Layer& layer, const std::int6
   return figures;
 }
 
-nlohmann::ordered_json ChannelStatistics::report(Communicator& communicator, std::int64_t step) {
-  communicator.all_reduce_sum(std::span<std::int64_t>(sums_));
+nlohmann::ordered_json ChannelStatistics::report(std::int64_t step) {
   const bool has_previous = !layers_.front().shares.empty();
   nlohmann::ordered_json positive, dead, overlap;
   double positive_sum = 0.0;

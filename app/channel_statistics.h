@@ -2,12 +2,12 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "model/llama_config.h"
 #include "model/stage.h"
-#include "parallel/communicator.h"
 
 namespace chaski {
 
@@ -22,11 +22,12 @@ class ChannelStatistics {
   // Of one step of this process.
   void add(const StageRange& range, const std::vector<ChannelUse>& layers);
 
-  // Sums up over all processes, which all call this after the same step (updates done), what was
-  // added since the last report, and begins anew. By layer: `positive_share` of the kept gates;
+  // What was added since the last report; all processes must sum it up before each one.
+  std::span<std::int64_t> sums() { return sums_; }
+  // Of the sums after `step` updates; begins anew. By layer: `positive_share` of the kept gates;
   // `dead_channels`; `overlap` with the report before, the sum over channels of the smaller of
   // their two shares of all selections (1: used alike; absent in the first report).
-  nlohmann::ordered_json report(Communicator& communicator, std::int64_t step);
+  nlohmann::ordered_json report(std::int64_t step);
 
   // Of the last report, all layers together, in a sentence; empty before there is one.
   const std::string& summary() const { return summary_; }

@@ -17,6 +17,7 @@
 #include "app/config_checks.h"
 #include "app/config_schema.h"
 #include "app/config_value.h"
+#include "app/stored_config.h"
 #include "data/utf8.h"
 
 namespace chaski {
@@ -51,7 +52,9 @@ void check_table_headers(std::string_view text, const std::string& source) {
 // Collects the values of a file and of --set, then makes a config of them.
 class ConfigReader {
  public:
-  explicit ConfigReader(std::string source) : source_(std::move(source)) {}
+  // What the file has and this version does not know is an error, or is named in `unknown`.
+  explicit ConfigReader(std::string source, std::vector<std::string>* unknown = nullptr)
+      : source_(std::move(source)), unknown_(unknown) {}
 
   void read_file(std::string_view text) {
     const toml::table& root = parse(text, source_);
@@ -59,6 +62,7 @@ class ConfigReader {
       const std::string table_name(name.str());
       const ConfigOrigin origin = origin_of(name.source().begin.line);
       const toml::table* table = node.as_table();
+      if (passes_over(table_name, table && has_table(table_name))) continue;
       if (!table) {
         refuse_config(origin, "unknown key " + table_name, hint_for_unknown_key("", table_name));
       }
@@ -114,6 +118,12 @@ class ConfigReader {
     return fmt::format("{}:{}", source_, line);
   }
 
+  bool passes_over(const std::string& name, bool known) {
+    if (known || !unknown_) return false;
+    unknown_->push_back(name);
+    return true;
+  }
+
   static bool has_table(const std::string& name) {
     for (const ConfigTable& table : config_tables()) {
       if (table.name == name) return true;
@@ -149,9 +159,11 @@ class ConfigReader {
           read_table(inner, *node.as_table(), key_origin);
           continue;
         }
+        if (passes_over(inner, false)) continue;
         refuse_config(key_origin, fmt::format("unknown table [{}]", inner),
                       hint_for_unknown_table(inner));
       }
+      if (passes_over(table_name + "." + key_name, key != nullptr)) continue;
       given_[&require_key(table_name, key_name, key_origin)] = {&node, key_origin};
     }
   }
@@ -291,6 +303,7 @@ class ConfigReader {
   }
 
   std::string source_;
+  std::vector<std::string>* unknown_;
   std::deque<toml::table> documents_;  // own the nodes
   std::map<const ConfigKey*, Given> given_;
 };
@@ -323,6 +336,14 @@ TrainConfig parse_config(std::string_view text, const std::string& source,
   reader.read_file(text);
   for (const std::string& argument : overrides) reader.read_override(argument);
   return reader.config();
+}
+
+StoredConfig parse_stored_config(std::string_view text, const std::string& source) {
+  StoredConfig stored;
+  ConfigReader reader(source, &stored.unknown);
+  reader.read_file(text);
+  stored.config = reader.config();
+  return stored;
 }
 
 }  // namespace chaski

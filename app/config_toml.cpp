@@ -1,5 +1,6 @@
 #include "app/config_toml.h"
 
+#include <cmath>
 #include <fmt/format.h>
 #include <string>
 
@@ -57,7 +58,7 @@ std::string quote_toml(std::string_view text) {
 
 std::string double_to_toml(double value) {
   std::string text = fmt::format("{}", value);
-  if (text.find_first_of(".e") == std::string::npos) text += ".0";
+  if (std::isfinite(value) && text.find_first_of(".e") == std::string::npos) text += ".0";
   return text;
 }
 

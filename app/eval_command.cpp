@@ -14,6 +14,7 @@
 #include "app/loaded_model.h"
 #include "app/mpi_session.h"
 #include "app/option_checks.h"
+#include "app/stored_config.h"
 #include "data/background_verification.h"
 
 namespace chaski {
@@ -82,8 +83,8 @@ WindowLength window_length(const EvalArguments& arguments, const CheckpointMetad
     if (positions <= kMostDefaultLength) return {positions, "all of the model's positions"};
     return {kMostDefaultLength, "the default for a model that was not trained here"};
   }
-  return {parse_config(metadata.config_toml, "the checkpoint's config").data.sequence_length,
-          "as in training"};
+  const StoredConfig stored = parse_stored_config(metadata.config_toml, "the checkpoint's config");
+  return {stored.config.data.sequence_length, "as in training"};
 }
 
 void print_result(const EvalArguments& arguments, const CheckpointReader& checkpoint,

@@ -52,22 +52,28 @@ LlamaConfig with_settings(const LlamaConfig& model, const std::vector<std::strin
   config.data.sequence_length = 1;
   config.schedule.steps = 1;
   bool keeps_ffn = true;
+  bool keeps_pattern = true;
   for (const std::string& setting : settings) {
     const bool chooses_ffn = setting.rfind("model.ffn=", 0) == 0;
     keeps_ffn = keeps_ffn && !chooses_ffn;
+    keeps_pattern = keeps_pattern && setting.rfind("model.moc.pattern=", 0) != 0;
     if (chooses_ffn || setting.rfind("model.moc.", 0) == 0) continue;
     throw std::invalid_argument(
         fmt::format("--set {}: only model.ffn and the keys of [model.moc] can be set here\n"
                     "hint: for example --set model.ffn=moc --set model.moc.keep=256",
                     setting));
   }
+  std::vector<std::string> all;  // later ones win
   if (keeps_ffn && model.moc) {
-    config.model.ffn = FeedForwardKind::moc;
-    config.model.moc.keep.count = model.moc->keep;
-    config.model.moc.pattern = model.moc->pattern;
-    config.model.moc.selection = model.moc->score;
+    all = {"model.ffn=moc", fmt::format("model.moc.selection={}", name_of(model.moc->score))};
+    // Another pattern keeps another number.
+    if (keeps_pattern) {
+      all.push_back(fmt::format("model.moc.pattern={}", name_of(model.moc->pattern)));
+      all.push_back(fmt::format("model.moc.keep={}", model.moc->keep));
+    }
   }
-  return parse_config(to_toml(config, false), "config.json", settings).model.llama;
+  all.insert(all.end(), settings.begin(), settings.end());
+  return parse_config(to_toml(config, false), "config.json", all).model.llama;
 }
 
 std::shared_ptr<const Tokenizer> read_tokenizer(const ImportArguments& arguments,

@@ -143,7 +143,8 @@ nlohmann::ordered_json TrainingRun::observe_channels(std::int64_t updates) {
   if (!channels_) return {};
   channels_->add(engine_->stage().range(), engine_->stage().take_channel_use());
   if (!is_logged(updates)) return {};
-  return channels_->report(communicator_, updates);
+  communicator_.all_reduce_sum(channels_->sums());
+  return channels_->report(updates);
 }
 
 double TrainingRun::ceiling_share(double tokens_per_second) {

@@ -10,6 +10,7 @@
 #include "app/job.h"
 #include "app/job_devices.h"
 #include "app/memory_check.h"
+#include "app/stored_config.h"
 #include "app/training_run.h"
 #include "app/version.h"
 #include "data/tokenizer.h"
@@ -35,27 +36,6 @@ std::unique_ptr<OutputLock> lock_output(const TrainConfig& config) {
                     "be written",
                     error.what(), output_directory(config)));
   }
-}
-
-// Tables of two configs that differ in what decides the course of a run.
-std::string changed_tables(const std::string& saved, const std::string& checkpoint,
-                           const TrainConfig& now) {
-  TrainConfig before;
-  try {
-    before = parse_config(saved, checkpoint);
-  } catch (const std::invalid_argument&) {
-    return "keys that this version does not know";  // of an earlier version's config
-  }
-  std::string changed;
-  const auto compare = [&](bool same, const char* table) {
-    if (!same) changed += std::string(changed.empty() ? "" : ", ") + table;
-  };
-  compare(before.run.seed == now.run.seed, "run.seed");
-  compare(before.data == now.data, "[data]");
-  compare(before.optimizer == now.optimizer, "[optimizer]");
-  compare(before.schedule == now.schedule, "[schedule]");
-  compare(before.parallel.global_batch == now.parallel.global_batch, "parallel.global_batch");
-  return changed;
 }
 
 void check_vocabulary(const TokenStream& stream, const LlamaConfig& model) {
@@ -278,7 +258,7 @@ void TrainingRun::load_checkpoint() {
   first_step_ = saved.step;
   saved_step_ = saved.step;
   if (is_root() && !saved.config_toml.empty()) {
-    const std::string changed = changed_tables(saved.config_toml, checkpoint_, config_);
+    const std::string changed = changes_of_course(saved.config_toml, checkpoint_, config_);
     if (!changed.empty()) {
       fmt::print(stderr, "chaski: warning: the config differs from the checkpoint's in {}\n",
                  changed);

@@ -246,6 +246,20 @@ class BenchTest(unittest.TestCase):
     def test_train_without_profile(self):
         self.assertNotIn("profile", self.report(*self.train_arguments()))
 
+    def test_train_keeps_channels_in_the_form_that_was_chosen(self):
+        arguments = self.train_arguments("--ffn", "moc")
+        two_bytes = self.report(*arguments, "--moc-index", "uint16")
+        smaller = self.report(*arguments)
+        self.assertEqual((two_bytes["moc_keep"], two_bytes["moc_index"]), (64, "uint16"))
+        self.assertEqual((smaller["moc_keep"], smaller["moc_index"]), (64, "bitmap"))
+        # Of 2 x 32 tokens in four blocks two bytes for each of 64 channels, or a bit for each of 352.
+        self.assertEqual(two_bytes["memory_bytes"]["activations"] - smaller["memory_bytes"]["activations"],
+                         2 * 32 * 4 * (2 * 64 - 352 // 8))
+        done = run(*arguments, "--moc-index", "bytes")
+        self.assertEqual(done.returncode, 2, done.stderr)
+        for name in ("--moc-index", "bytes", "auto", "uint16", "bitmap"):
+            self.assertIn(name, done.stderr)
+
     def test_train_profile_of_two_processes_has_the_reduction(self):
         report = self.report(*self.train_arguments("--profile"), processes=2)
         profile = {line["part"]: line for line in report["profile"]}

@@ -137,6 +137,82 @@ TEST(ConfigErrors, ChannelsThatCannotBeKept) {
                   "did you mean model.recompute");
 }
 
+// Each names the key, the value and what is allowed, and where it was given.
+TEST(ConfigErrors, KindsOfFeedForwardNetworksThatDoNotExist) {
+  struct Slip {
+    const char* key;
+    const char* value;
+    const char* allowed;
+  };
+  for (const Slip& slip :
+       {Slip{"model.ffn", "topk", "must be one of \"swiglu\", \"moc\""},
+        Slip{"model.recompute", "all", "must be one of \"none\", \"elementwise\", \"block\""},
+        Slip{"model.moc.pattern", "2:4", "must be one of \"topk\", \"2:8\""},
+        Slip{"model.moc.selection", "silu", "must be one of \"gate\", \"silu-magnitude\""},
+        Slip{"model.moc.index", "int16", "must be one of \"auto\", \"uint16\", \"bitmap\""}}) {
+    const std::string key = slip.key;
+    const std::string told = fmt::format("{} is \"{}\" but {}", key, slip.value, slip.allowed);
+    const std::string text = fmt::format("{}={}", key, slip.value);
+    expect_begins(error_of(kMinimalConfig, {"model.ffn=moc", text}), "--set " + text + ": " + told);
+    const std::size_t dot = key.rfind('.');
+    const std::string line = fmt::format("{} = \"{}\"\n", key.substr(dot + 1), slip.value);
+    const bool of_moc = key.substr(0, dot) == "model.moc";
+    const std::string file =
+        of_moc ? kMinimalConfig + "[model.moc]\n" + line
+               : "[model]\n" + line + kMinimalConfig.substr(kMinimalConfig.find('\n') + 1);
+    expect_begins(error_of(file), fmt::format("run.toml:{}: {}", of_moc ? 10 : 2, told));
+    for (const char* value : {"8", "0.5", "[\"none\"]", "true"}) {
+      const std::string wrong = fmt::format("{}={}", key, value);
+      const std::string error = error_of(kMinimalConfig, {"model.ffn=moc", wrong});
+      expect_begins(error, fmt::format("--set {}: {} is ", wrong, key));
+      expect_contains(error, slip.allowed);
+    }
+  }
+}
+
+TEST(ConfigErrors, KeysOfMocThatHaveNoEffectOrCannotBeTogether) {
+  for (const char* text : {"model.moc.keep=0.5", "model.moc.pattern=2:8",
+                           "model.moc.selection=silu-magnitude", "model.moc.index=bitmap"}) {
+    const std::string argument = text;
+    const std::string key = argument.substr(0, argument.find('='));
+    expect_begins(error_of_override(argument),
+                  fmt::format("--set {}: {} has no effect with model.ffn = \"swiglu\"\nhint: set "
+                              "model.ffn = \"moc\"",
+                              argument, key));
+  }
+  expect_begins(error_of(kMinimalConfig + "[model.moc]\nkeep = 64\n"),
+                "run.toml:10: model.moc.keep has no effect with model.ffn = \"swiglu\"");
+  const std::string moc = kMinimalConfig + "[model.moc]\nkeep = ";
+  for (const char* value : {"0", "-1", "0.0", "-0.25", "1.01", "nan", "-inf"}) {
+    const std::string error = error_of(moc + value + "\n", {"model.ffn=moc"});
+    expect_begins(error, fmt::format("run.toml:10: model.moc.keep is {} but must be a count of at "
+                                     "least 1, or a share above 0.0 and at most 1.0",
+                                     value));
+  }
+  for (const char* value : {"true", "[1]", "{ ratio = 0.5 }", "\"64\""})
+    expect_begins(error_of(moc + value + "\n", {"model.ffn=moc"}),
+                  "run.toml:10: model.moc.keep is ");
+  expect_begins(error_of(moc + "353\n", {"model.ffn=moc"}),
+                "run.toml:10: model.moc.keep = 353 is not allowed: must lie between 1 and "
+                "model.intermediate_size = 352");
+  // What a share comes to is what is told.
+  expect_begins(
+      error_of(moc + "0.2\npattern = \"2:8\"\n", {"model.ffn=moc"}),
+      "run.toml:10: model.moc.keep = 70 is not allowed: model.moc.pattern = \"2:8\" keeps 88 of "
+      "model.intermediate_size = 352\nhint: leave model.moc.keep out");
+  // No form of the indices holds more channels.
+  for (const char* form : {"uint16", "bitmap"}) {
+    const std::string index = fmt::format("model.moc.index={}", form);
+    expect_begins(
+        error_of(kMinimalConfig, {"model.ffn=moc", index, "model.intermediate_size=65536"}),
+        "--set model.intermediate_size=65536: model.intermediate_size = 65536 is not "
+        "allowed: must be at most 65535 with model.ffn = \"moc\"");
+    EXPECT_EQ(parse(kMinimalConfig, {"model.ffn=moc", index, "model.intermediate_size=65535"})
+                  .model.llama.moc->keep,
+              64);
+  }
+}
+
 TEST(ConfigErrors, ContradictionsNameTheKeysLine) {
   expect_begins(error_of(kMinimalConfig + "warmup_steps = 2000\n"),
                 "run.toml:9: schedule.warmup_steps is 2000 but must be at most schedule.steps");

@@ -1,9 +1,12 @@
 #include "app/plan.h"
 
 #include <cstdlib>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <map>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "app/plan_report.h"
 
@@ -206,6 +209,84 @@ TEST(Plan, GpusHoldTheNumbersOfThePrecision) {
     for (const MemoryRow& row : host_memory_rows(rank)) shown += row.bytes;
     EXPECT_EQ(shown, rank.total());
   }
+}
+
+// By the closed forms of the method's description (arXiv 2511.09323): of a token and layer, f
+// channels of which K are kept in numbers of so many bytes.
+TEST(Plan, FeedForwardNetworksKeepWhatTheyAreSaidTo) {
+  struct Case {
+    bool on_gpu;  // bf16 there, fp32 on a CPU
+    MocIndexChoice index;
+    std::int64_t keep;
+    bool as_bitmap;
+  };
+  constexpr std::int64_t f = 352;
+  for (const auto& [on_gpu, index, keep, as_bitmap] :
+       {Case{false, MocIndexChoice::uint16, 64, false},
+        Case{false, MocIndexChoice::bitmap, 64, true},
+        Case{true, MocIndexChoice::uint16, 64, false}, Case{true, MocIndexChoice::bitmap, 8, true},
+        // The smaller one: K > f / 16 = 22 or not.
+        Case{true, MocIndexChoice::automatic, 23, true},
+        Case{false, MocIndexChoice::automatic, 22, false}}) {
+    const std::int64_t K = keep;
+    SCOPED_TRACE(testing::Message() << on_gpu << ", " << K << " kept, " << as_bitmap);
+    const auto kept = [&](std::int64_t in_bf16, std::int64_t in_fp32) {
+      return on_gpu ? in_bf16 : in_fp32;
+    };
+    const std::int64_t all = as_bitmap ? kept(8 * K + f / 8, 16 * K + f / 8) : kept(10 * K, 18 * K);
+    const std::int64_t elementwise =
+        as_bitmap ? kept(4 * K + f / 8, 8 * K + f / 8) : kept(6 * K, 10 * K);
+    const std::vector<std::pair<std::string, std::int64_t>> expected = {
+        {"FFN 352, recompute none", kept(8 * f, 16 * f)},
+        {"FFN 352, recompute elementwise", kept(4 * f, 8 * f)},
+        {"FFN 352, recompute block", 0},
+        {fmt::format("FFN {} of 352 channels (topk), recompute none", K), all},
+        {fmt::format("FFN {} of 352 channels (topk), recompute elementwise", K), elementwise},
+        {fmt::format("FFN {} of 352 channels (topk), recompute block", K), 0}};
+
+    TrainConfig config = small_config();
+    config.data.sequence_length = 128;  // no tensor of 2 x 128 tokens is padded
+    config.model.ffn = FeedForwardKind::moc;
+    config.model.moc.index = index;
+    config.model.llama.moc = MocConfig{K};
+    if (on_gpu) config = settle_device(config, gpu_in(Precision::bf16));
+    const PlanningMachine machine = on_gpu ? machine_with_gpu() : PlanningMachine{};
+    const auto choices = plan_ffn_choices(make_plan(config, 1, machine), machine);
+    ASSERT_EQ(choices.size(), expected.size());
+    const auto activations = [&](std::size_t i) {
+      return choices[i].plan.ranks[0].device_bytes(MemoryCategory::activations);
+    };
+    // Counts of each layer's channels and of positive gates; rounded up to cache lines.
+    const std::int64_t counts = (4 * (f + 1) * 4 + 63) / 64 * 64;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_EQ(choices[i].name, expected[i].first);
+      EXPECT_EQ(choices[i].bytes_per_token, expected[i].second) << choices[i].name;
+      if (i % 3 == 2) {
+        EXPECT_LT(activations(i), activations(i - 1));
+        continue;
+      }
+      EXPECT_EQ(activations(0) - activations(i) + (i > 2 ? counts : 0),
+                2 * 128 * 4 * (expected[0].second - expected[i].second))
+          << choices[i].name;
+    }
+  }
+}
+
+// MoC's own default where the config is dense; what MoC cannot be made of has no such rows.
+TEST(Plan, FeedForwardNetworksThatAreNotConfiguredAreThereToo) {
+  TrainConfig config = small_config();
+  const auto names = [](const TrainConfig& tested) {
+    std::vector<std::string> result;
+    for (const FfnChoice& choice : plan_ffn_choices(make_plan(tested, 1, {}), {}))
+      result.push_back(choice.name);
+    return result;
+  };
+  ASSERT_EQ(names(config).size(), 6u);
+  EXPECT_EQ(names(config)[4], "FFN 64 of 352 channels (topk), recompute elementwise");
+  config.model.llama.intermediate_size = 65536;
+  EXPECT_EQ(names(config), (std::vector<std::string>{"FFN 65536, recompute none",
+                                                     "FFN 65536, recompute elementwise",
+                                                     "FFN 65536, recompute block"}));
 }
 
 TEST(Plan, WhatAGpuHasNoRoomForDoesNotFit) {

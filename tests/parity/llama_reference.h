@@ -19,12 +19,15 @@ class LlamaReference {
   explicit LlamaReference(const LlamaConfig& config) : config_(config) {}
 
   std::map<std::string, test::Reference> weights;
-  // Of the last loss(), by layer.
+  // Of the last logits() or loss(), by layer.
   std::vector<test::Mask> masks;
   double margin = 0.0;  // the least between a kept and a dropped gate
 
   // Mean over the targets that count.
-  double loss(const GoldenBatch& batch) {
+  double loss(const GoldenBatch& batch) { return mean_loss(logits(batch), batch); }
+
+  // [tokens, vocab_size].
+  test::Reference logits(const GoldenBatch& batch) {
     masks.clear();
     margin = std::numeric_limits<double>::infinity();
     const std::size_t size = hidden();
@@ -40,10 +43,9 @@ class LlamaReference {
     }
     const test::Reference last =
         test::normalize(stream, weights.at("model.norm.weight"), config_.rms_norm_eps);
-    const test::Reference logits = test::multiply_transposed(
+    return test::multiply_transposed(
         last, weights.at(config_.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"),
         size);
-    return mean_loss(logits, batch);
   }
 
  private:

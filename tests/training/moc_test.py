@@ -112,13 +112,50 @@ class Moc(TrainingCase):
         # It goes on, and gets used to it.
         self.train_moc("tuned", "--init-from", path / "moc", moc=["model.ffn=moc", "model.moc.keep=44"])
         self.assertLess(self.perplexity(path / "tuned"), moc)
-        done = run([CHASKI, "import", path / "folder", "--out", path / "none", "--set", "model.num_layers=3"],
-                   check=False)
-        self.assert_one_error(done, 2, "--set model.num_layers=3: only model.ffn")
-        done = run([CHASKI, "import", path / "folder", "--out", path / "none", "--set", "model.ffn=moc",
-                    "--set", "model.moc.keep=89"], check=False)
-        self.assert_one_error(done, 2, "model.moc.keep = 89", "model.intermediate_size = 88")
-        self.assertFalse((path / "none").exists())
+        self.check_refused_imports(path / "folder", path / "none")
+        self.check_kinds_survive(path / "moc_folder")
+
+    def check_refused_imports(self, folder, out):
+        moc = "model.ffn=moc"
+        for settings, parts in (
+                (["model.num_layers=3"], ["--set model.num_layers=3: only model.ffn and the keys of [model.moc]"]),
+                (["optimizer.lr=1"], ["--set optimizer.lr=1: only model.ffn"]),
+                ([moc, "model.moc.keep=89"], ["--set model.moc.keep=89: model.moc.keep = 89",
+                                              "between 1 and model.intermediate_size = 88"]),
+                ([moc, "model.moc.keep=some"], ['model.moc.keep is the string "some" but must be a count or a share']),
+                ([moc, "model.moc.keep=0"], ["model.moc.keep is 0 but must be a count of at least 1"]),
+                ([moc, "model.moc.kep=9"], ["--set model.moc.kep=9: unknown key model.moc.kep"]),
+                ([moc, "model.moc.keep"], ["--set model.moc.keep: "]),
+                (["model.moc.keep=9"], ['model.moc.keep has no effect with model.ffn = "swiglu"']),
+                (["model.ffn=relu"], ['model.ffn is "relu" but must be one of "swiglu", "moc"'])):
+            arguments = [part for setting in settings for part in ("--set", setting)]
+            done = run([CHASKI, "import", folder, "--out", out, *arguments], check=False)
+            self.assert_one_error(done, 2, *parts)
+        self.assertFalse(out.exists())
+
+    def check_kinds_survive(self, folder):
+        """What a folder says is the model's, but for what --set changes of it."""
+        path = self.directory
+
+        def imported(source, name, *settings):
+            arguments = [part for setting in settings for part in ("--set", setting)]
+            run([CHASKI, "import", source, "--out", path / name, *arguments])
+            shown = json.loads(run([CHASKI, "inspect", path / name, "--json"]).stdout)
+            return shown["model"]["moc"]
+
+        other = {"keep": 44, "pattern": "topk", "selection": "silu-magnitude"}
+        self.assertEqual(imported(folder, "silu", "model.moc.selection=silu-magnitude"), other)
+        run([CHASKI, "export", "--checkpoint", path / "silu", "--out", path / "silu_folder"])
+        self.assertEqual(imported(path / "silu_folder", "silu_again"), other)
+        # Another pattern keeps what it does, not what the folder says.
+        other = {"keep": 22, "pattern": "2:8", "selection": "silu-magnitude"}
+        self.assertEqual(imported(path / "silu_folder", "eight", "model.moc.pattern=2:8"), other)
+        run([CHASKI, "export", "--checkpoint", path / "eight", "--out", path / "eight_folder"])
+        self.assertEqual(imported(path / "eight_folder", "eight_again"), other)
+        self.assertEqual(self.weight_checksums("eight_again"), self.weight_checksums("eight"))
+
+    def weight_checksums(self, name):
+        return {key: value for key, value in self.weights(name).items() if key.startswith("weights/")}
 
     def test_plans_compare_feed_forward_networks(self):
         config = self.directory / "plan.toml"

@@ -80,6 +80,30 @@ void multiply_row(Device& device, const Matrix& a, Transpose transpose_a, const 
                                                            out.cols, k, accumulate, threads);
 }
 
+// Whether that takes less time than oneDNN's product: on Zen 4, with a matrix that is in no cache,
+// 0.5 to 0.7 of it for 2 rows, 0.5 to 0.8 for 8, 0.65 to 0.8 for 16.
+bool is_of_few_rows(std::int64_t m, Transpose transpose_a, Transpose transpose_b) {
+  constexpr std::int64_t kFewRows = 16;
+  return m <= kFewRows && transpose_a == Transpose::no && transpose_b == Transpose::yes;
+}
+
+void multiply_few_rows(Device& device, const Matrix& a, const Matrix& b, const Matrix& out,
+                       bool accumulate) {
+  FewRowsProblem problem{};
+  problem.x = a.f32();
+  problem.x_stride = a.stride;
+  problem.w = b.f32();
+  problem.w_stride = b.stride;
+  problem.y = out.f32();
+  problem.y_stride = out.stride;
+  problem.m = a.rows;
+  problem.n = b.rows;
+  problem.k = a.cols;
+  problem.accumulate = accumulate;
+  problem.threads = threads_for(device, problem.n * problem.k);
+  CHASKI_CPU_KERNELS(gemv_kernels).few_rows(problem);
+}
+
 }  // namespace
 
 Matrix::Matrix(const Tensor& tensor)
@@ -124,6 +148,8 @@ void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose t
   CHASKI_CUDA_OP(device, gemm(device, a, transpose_a, b, transpose_b, out, accumulate));
   if (m == 1) {
     multiply_row(device, a, transpose_a, b, transpose_b, out, add);
+  } else if (is_of_few_rows(m, transpose_a, transpose_b)) {
+    multiply_few_rows(device, a, b, out, add);
   } else {
     onednn_gemm(device, m, n, k, operand_of(a, transpose_a), operand_of(b, transpose_b),
                 operand_of(out, Transpose::no), add);
@@ -150,8 +176,10 @@ std::int64_t linear_workspace_bytes(Device& device, LinearPass pass, std::int64_
   const GemmOperand weight{nullptr, in, 1};
   const bool by_weight = pass == LinearPass::backward_weight;
   if (device.backend() == Backend::cuda) return charged_bytes(cuda::kGemmWorkspaceBytes);
-  // A product of one row takes none (multiply_row).
+  // Products of one row and of a few take none.
   if ((by_weight ? out : tokens) == 1) return 0;
+  if (pass == LinearPass::forward && is_of_few_rows(tokens, Transpose::no, Transpose::yes))
+    return 0;
   switch (pass) {
     case LinearPass::forward:
       return charged_bytes(

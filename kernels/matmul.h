@@ -29,8 +29,10 @@ enum class Accumulate { no, yes };
 // [K, N], out is [M, N] and shares no element with a or b.
 // On the CPU: fp32, through oneDNN with one primitive per shape and thread count, created at its
 // first call and kept by the calling thread; after that no device memory is allocated (oneDNN
-// itself takes some 300 bytes of heap a call). Products of one row (a decoding step) take a path
-// bound by reading b once. The same operands give the same bits on the same number of threads.
+// itself takes some 300 bytes of heap a call). Products of one row (a decoding step), and with a
+// transposed b of up to 16 (several sequences), take a path bound by reading b once; of those of 2
+// to 16 rows a row's result does not depend on the others. The same operands give the same bits on
+// the same number of threads.
 // On a GPU: a and b both f32 or both bf16, out f32, or bf16 with bf16 operands; sums in fp32.
 // Throws std::invalid_argument when the shapes do not fit or a matrix exceeds its tensor.
 void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose transpose_b,

@@ -74,6 +74,64 @@ void rows(const float* x, const float* w, std::int64_t stride, float* y, std::in
   }
 }
 
+// Rows of w and of x whose products are summed at a time: as many as there are registers for.
+constexpr int kTileOfW = kVectorLanes >= 16 ? 4 : 2;
+constexpr int kTileOfX = 4;
+
+// kW rows of w with kX rows of x. Asks for the rows of w that come next.
+template <int kW, int kX>
+void multiply_tile(const FewRowsProblem& p, const float* w, const float* x, float* y) {
+  Vector sums[kW][kX] = {};
+  std::int64_t i = 0;
+  for (; i + kVectorLanes <= p.k; i += kVectorLanes) {
+    Vector operand[kX];
+#pragma GCC unroll 4
+    for (int t = 0; t < kX; ++t) operand[t] = load(x + t * p.x_stride + i);
+#pragma GCC unroll 4
+    for (int r = 0; r < kW; ++r) {
+      __builtin_prefetch(w + (r + kW) * p.w_stride + i, 0, 2);
+      const Vector factor = load(w + r * p.w_stride + i);
+#pragma GCC unroll 4
+      for (int t = 0; t < kX; ++t) sums[r][t] += operand[t] * factor;
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kW; ++r) {
+#pragma GCC unroll 4
+    for (int t = 0; t < kX; ++t) {
+      float sum = sum_of<kVectorLanes / 2>(sums[r][t]);
+      for (std::int64_t j = i; j < p.k; ++j) sum += x[t * p.x_stride + j] * w[r * p.w_stride + j];
+      float& out = y[t * p.y_stride + r];
+      out = p.accumulate ? out + sum : sum;
+    }
+  }
+}
+
+// kW rows of w with all rows of x.
+template <int kW>
+void multiply_rows(const FewRowsProblem& p, std::int64_t row) {
+  const float* w = p.w + row * p.w_stride;
+  std::int64_t t = 0;
+  for (; t + kTileOfX <= p.m; t += kTileOfX)
+    multiply_tile<kW, kTileOfX>(p, w, p.x + t * p.x_stride, p.y + t * p.y_stride + row);
+  const float* x = p.x + t * p.x_stride;
+  float* y = p.y + t * p.y_stride + row;
+  if (p.m - t == 3) multiply_tile<kW, 3>(p, w, x, y);
+  if (p.m - t == 2) multiply_tile<kW, 2>(p, w, x, y);
+  if (p.m - t == 1) multiply_tile<kW, 1>(p, w, x, y);
+}
+
+void few_rows(const FewRowsProblem& p) {
+  const std::int64_t tiles = p.n / kTileOfW;
+#pragma omp parallel num_threads(p.threads)
+  {
+#pragma omp for schedule(static) nowait
+    for (std::int64_t tile = 0; tile < tiles; ++tile) multiply_rows<kTileOfW>(p, tile * kTileOfW);
+#pragma omp for schedule(static)
+    for (std::int64_t row = tiles * kTileOfW; row < p.n; ++row) multiply_rows<1>(p, row);
+  }
+}
+
 // kColumns columns, or fewer at the right edge.
 void sum_columns(const float* x, const float* w, std::int64_t stride, float* y, std::int64_t k,
                  std::int64_t count, bool accumulate) {
@@ -112,7 +170,7 @@ void columns(const float* x, const float* w, std::int64_t stride, float* y, std:
 
 }  // namespace
 
-const GemvKernels gemv_kernels = {rows, columns};
+const GemvKernels gemv_kernels = {rows, few_rows, columns};
 
 }  // namespace CHASKI_ISA_NAMESPACE
 }  // namespace chaski

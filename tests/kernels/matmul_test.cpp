@@ -97,6 +97,33 @@ TEST_P(MatmulTest, OneRow) {
   }
 }
 
+TEST_P(MatmulTest, FewRows) {
+  for (std::int64_t m = 2; m <= 17; ++m) {
+    for (const Sizes sizes : {Sizes{m, 1, 1}, {m, 3, 15}, {m, 6, 16}, {m, 37, 130}})
+      expect_all_orders(sizes, m % 3);
+  }
+}
+
+TEST_P(MatmulTest, RowsOfAFewHaveNoPartInEachOther) {
+  if (!on_cpu()) GTEST_SKIP() << "a promise of the CPU's products";
+  constexpr std::int64_t kMost = 16, kIn = 75, kOut = 23;
+  const Values x = test::random_values(kMost * kIn, 1);
+  const Values weight = test::random_values(kOut * kIn, 2);
+  const auto product = [&](std::int64_t first, std::int64_t count) {
+    const Tensor y = poisoned_activations({count, kOut});
+    linear_forward(tensor({kMost, kIn}, x).rows(first, count), tensor({kOut, kIn}, weight), y);
+    return values(y);
+  };
+  const Values all = product(0, kMost);
+  for (std::int64_t count = 2; count < kMost; ++count) {
+    const std::int64_t first = kMost - count;
+    EXPECT_TRUE(
+        test::same_bits(product(first, count), Values(all.begin() + first * kOut, all.end())))
+        << count << " rows";
+  }
+  expect_same_for_any_threads([&] { return product(3, 9); });
+}
+
 TEST_P(MatmulTest, EmptyProducts) {
   const Tensor out = tensor({2, 3}, {1, 2, 3, 4, 5, 6});
   Matrix a = tensor({2, 4}, Values(8, 1.0f));

@@ -46,7 +46,8 @@ std::vector<Variant> variants_of(const BenchDecodeOptions& options) {
     BenchModel chosen = options.model;
     chosen.ffn = kind;
     chosen.moc.pattern = pattern;
-    if (pattern == MocPattern::two_of_eight) chosen.moc.keep = 0;
+    // Side by side --moc-keep is of the one that may keep any number.
+    if (options.ffn == DecodeFfn::all && ffn != DecodeFfn::moc) chosen.moc.keep = 0;
     variants.push_back({name, chosen.config()});
   };
   add(DecodeFfn::swiglu, "swiglu", FeedForwardKind::swiglu, MocPattern::topk);

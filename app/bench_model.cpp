@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <stdexcept>
 
 #include "app/option_checks.h"
 
@@ -53,6 +54,11 @@ void BenchModel::add_ffn_to(CLI::App& command) {
 }
 
 LlamaConfig BenchModel::config() const {
+  if (ffn == FeedForwardKind::swiglu && moc != MocConfig{}) {
+    throw std::invalid_argument(
+        "--moc-keep, --moc-pattern and --moc-selection describe Mixture-of-Channels, but the "
+        "network is \"swiglu\"\nhint: add --ffn moc, or leave them out");
+  }
   LlamaConfig config = llama_preset(preset);
   if (vocab_size > 0) config.vocab_size = vocab_size;
   if (ffn == FeedForwardKind::moc) config.moc = moc;

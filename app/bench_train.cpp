@@ -79,6 +79,7 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
     report["moc_keep"] = model.moc->keep;
     report["moc_index"] = name_of(moc_shape(model, training.moc_index()).index);
   }
+  report["feed_forward"] = model.describe_ffn();
   report["recompute"] = name_of(chosen.recompute);
   report["processes"] = communicator.size();
   report["threads_per_process"] = device->num_threads();
@@ -120,6 +121,8 @@ void print_table(const nlohmann::json& report) {
   };
   line("model", fmt::format("{}, {:.1f} M parameters", report["preset"].get<std::string>(),
                             1e-6 * report["parameters"].get<double>()));
+  line("feed-forward", fmt::format("{}, recompute {}", report["feed_forward"].get<std::string>(),
+                                   report["recompute"].get<std::string>()));
   line("device",
        report["device"].get<std::string>() + ", " + report["precision"].get<std::string>());
   line("batch",

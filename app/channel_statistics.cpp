@@ -8,49 +8,62 @@ namespace chaski {
 
 ChannelStatistics::ChannelStatistics(const LlamaConfig& model, std::int64_t first_step,
                                      std::int64_t dead_after)
-    : channels_(model.intermediate_size),
+    : num_layers_(model.num_layers),
+      channels_(model.intermediate_size),
+      first_step_(first_step),
       dead_after_(dead_after),
-      sums_(static_cast<std::size_t>(model.num_layers * (channels_ + 1))),
-      layers_(static_cast<std::size_t>(model.num_layers)) {
-  for (Layer& layer : layers_) {
-    layer.last_selected.assign(static_cast<std::size_t>(channels_), first_step);
-  }
-}
+      sums_(static_cast<std::size_t>(num_layers_ * (channels_ + 1))),
+      last_selected_(static_cast<std::size_t>(num_layers_ * channels_), first_step) {}
 
-void ChannelStatistics::add(const StageRange& range, const std::vector<ChannelUse>& layers) {
+void ChannelStatistics::add(const StageRange& range, const std::vector<ChannelUse>& layers,
+                            std::int64_t step) {
   auto sum = sums_.begin() + static_cast<std::ptrdiff_t>(range.first_layer * (channels_ + 1));
+  auto last = last_selected_.begin() + static_cast<std::ptrdiff_t>(range.first_layer * channels_);
   for (const ChannelUse& layer : layers) {
-    for (const std::uint32_t count : layer.counts) *sum++ += count;
+    for (const std::uint32_t count : layer.counts) {
+      *sum++ += count;
+      if (count > 0) *last = step;
+      ++last;
+    }
     *sum++ += layer.positive;
   }
 }
 
-ChannelStatistics::Figures ChannelStatistics::take(Layer& layer, const std::int64_t* sums,
-                                                   std::int64_t step) const {
+ChannelStatistics::Figures ChannelStatistics::take(std::int64_t layer, std::int64_t step) {
+  const std::int64_t* sums = sums_.data() + layer * (channels_ + 1);
+  const std::int64_t* last_selected = last_selected_.data() + layer * channels_;
+  double* shares = shares_.data() + layer * channels_;
   Figures figures;
   const auto selections = static_cast<double>(
       std::max<std::int64_t>(1, std::accumulate(sums, sums + channels_, std::int64_t{0})));
   figures.positive_share = static_cast<double>(sums[channels_]) / selections;
-  const bool has_previous = !layer.shares.empty();
-  layer.shares.resize(static_cast<std::size_t>(channels_));
   for (std::int64_t c = 0; c < channels_; ++c) {
     const double share = static_cast<double>(sums[c]) / selections;
-    if (has_previous) figures.overlap += std::min(share, layer.shares[c]);
-    layer.shares[c] = share;
-    if (sums[c] > 0) layer.last_selected[c] = step;
-    if (step - layer.last_selected[c] >= dead_after_) ++figures.dead;
+    figures.overlap += std::min(share, shares[c]);
+    shares[c] = share;
+    if (step - last_selected[c] >= dead_after_) ++figures.dead;
   }
   return figures;
 }
 
+std::string ChannelStatistics::summary_of(double positive_share,
+                                          std::optional<std::int64_t> dead) const {
+  std::string text = fmt::format("{:.1f} % of the kept gates are positive", 100.0 * positive_share);
+  if (dead) {
+    text += fmt::format("; {} of {} channels were selected by no token in the last {} steps", *dead,
+                        num_layers_ * channels_, dead_after_);
+  }
+  return text;
+}
+
 nlohmann::ordered_json ChannelStatistics::report(std::int64_t step) {
-  const bool has_previous = !layers_.front().shares.empty();
+  const bool has_previous = !shares_.empty();
+  shares_.resize(last_selected_.size());
   nlohmann::ordered_json positive, dead, overlap;
   double positive_sum = 0.0;
   std::int64_t dead_sum = 0;
-  for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const std::int64_t* sums = sums_.data() + static_cast<std::ptrdiff_t>(i) * (channels_ + 1);
-    const Figures figures = take(layers_[i], sums, step);
+  for (std::int64_t layer = 0; layer < num_layers_; ++layer) {
+    const Figures figures = take(layer, step);
     positive.push_back(figures.positive_share);
     dead.push_back(figures.dead);
     overlap.push_back(figures.overlap);
@@ -58,13 +71,11 @@ nlohmann::ordered_json ChannelStatistics::report(std::int64_t step) {
     dead_sum += figures.dead;
   }
   std::fill(sums_.begin(), sums_.end(), 0);
-  const auto num_layers = static_cast<std::int64_t>(layers_.size());
-  summary_ = fmt::format(
-      "{:.1f} % of the kept gates are positive; {} of {} channels were selected by no token in "
-      "{} steps or more",
-      100.0 * positive_sum / static_cast<double>(num_layers), dead_sum, num_layers * channels_,
-      dead_after_);
-  nlohmann::ordered_json report{{"positive_share", positive}, {"dead_channels", dead}};
+  const bool knows_dead = step - first_step_ >= dead_after_;
+  summary_ = summary_of(positive_sum / static_cast<double>(num_layers_),
+                        knows_dead ? std::optional(dead_sum) : std::nullopt);
+  nlohmann::ordered_json report{{"positive_share", positive}};
+  if (knows_dead) report["dead_channels"] = dead;
   if (has_previous) report["overlap"] = overlap;
   return report;
 }

@@ -103,7 +103,7 @@ void warn_of_what_others_do_not_know(const LlamaConfig& model) {
   if (!model.moc) return;
   fmt::print(stderr,
              "chaski: warning: other programs run this model dense: they do not know "
-             "mixture_of_channels of its config.json, by which {} of {} channels are used\n",
+             "mixture_of_channels of its config.json, by which a token uses {} of {} channels\n",
              model.moc->keep, model.intermediate_size);
 }
 

@@ -220,7 +220,7 @@ void print_ffn_choices(const TrainingPlan& plan, const std::vector<FfnChoice>& c
     const bool used =
         index == moc_shape(plan.config.model.llama, plan.config.model.moc_index()).index;
     fmt::print("{} {} of a token and layer with model.moc.index = \"{}\"\n",
-               used ? "* indices take" : "  they would take",
+               used ? "* indices take" : "  indices would take",
                format_bytes(moc_shape(plan.config.model.llama, index).index_bytes()),
                name_of(index));
   }

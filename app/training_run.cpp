@@ -141,9 +141,10 @@ bool TrainingRun::is_logged(std::int64_t updates) const {
 
 nlohmann::ordered_json TrainingRun::observe_channels(std::int64_t updates) {
   if (!channels_) return {};
-  channels_->add(engine_->stage().range(), engine_->stage().take_channel_use());
+  channels_->add(engine_->stage().range(), engine_->stage().take_channel_use(), updates);
   if (!is_logged(updates)) return {};
   communicator_.all_reduce_sum(channels_->sums());
+  communicator_.all_reduce_max(channels_->last_selected());
   return channels_->report(updates);
 }
 

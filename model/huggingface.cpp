@@ -60,6 +60,12 @@ class ConfigReader {
           fmt::format("{}: {} = {} is not supported", source_, key,
                       json_[key].dump(-1, ' ', true, Json::error_handler_t::replace)));
   }
+  void require_between(const char* key, std::int64_t value, std::int64_t least,
+                       std::int64_t most) const {
+    if (value >= least && value <= most) return;
+    throw std::invalid_argument(
+        fmt::format("{}: {} is {} but must be from {} to {}", source_, key, value, least, most));
+  }
 
  private:
   [[noreturn]] void fail(const char* key, const char* expected) const {
@@ -100,11 +106,12 @@ Enum read_choice(const ConfigReader& reader, const char* key, Enum first, Enum s
 }
 
 // Chaski's own table, which other programs pass over.
-std::optional<MocConfig> read_moc(const ConfigReader& reader) {
+std::optional<MocConfig> read_moc(const ConfigReader& reader, std::int64_t intermediate_size) {
   if (!reader.has(kMocKey)) return std::nullopt;
   const ConfigReader table = reader.table(kMocKey);
   MocConfig moc;
   moc.keep = table.required_integer("keep");
+  table.require_between("keep", moc.keep, 1, intermediate_size);
   moc.pattern = read_choice(table, "pattern", MocPattern::topk, MocPattern::two_of_eight);
   moc.score = read_choice(table, "selection", MocScore::gate, MocScore::silu_magnitude);
   return moc;
@@ -132,8 +139,12 @@ LlamaConfig parse_huggingface_config(const std::string& text, const std::string&
   config.rms_norm_eps = reader.number("rms_norm_eps", 1e-6);
   config.tie_embeddings = reader.boolean("tie_word_embeddings", false);
   config.initializer_range = reader.number("initializer_range", 0.02);
-  config.moc = read_moc(reader);
-  config.resolve();
+  config.moc = read_moc(reader, config.intermediate_size);
+  try {
+    config.resolve();
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(fmt::format("{}: {}", source, error.what()));
+  }
   return config;
 }
 

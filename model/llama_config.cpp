@@ -109,10 +109,15 @@ std::int64_t LlamaConfig::num_parameters() const {
 }
 
 double LlamaConfig::training_flops_per_token(std::int64_t sequence_length) const {
-  const double weights = static_cast<double>(num_layers) * num_layer_parameters() +
-                         static_cast<double>(vocab_size) * hidden_size;
+  const auto layers = static_cast<double>(num_layers);
+  const double weights =
+      layers * num_layer_parameters() + static_cast<double>(vocab_size) * hidden_size;
   const double mean_keys = 0.5 * (static_cast<double>(sequence_length) + 1);
-  return 6.0 * weights + 12.0 * static_cast<double>(num_layers) * query_size() * mean_keys;
+  const double dense = 6.0 * weights + 12.0 * layers * query_size() * mean_keys;
+  if (!moc) return dense;
+  // Of the nine products of an FFN's step the gates' forward one is whole.
+  const double unused = static_cast<double>(intermediate_size - moc->keep);
+  return dense - layers * 8.0 * 2.0 * static_cast<double>(hidden_size) * unused;
 }
 
 LlamaConfig llama_preset(const std::string& name) {

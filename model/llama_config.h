@@ -47,7 +47,8 @@ struct LlamaConfig {
 
   // Floating-point operations of one token's forward and backward pass at a sequence length: 6 per
   // weight of the blocks and of the head, and the causal half of the attention products
-  // (Kaplan et al., arXiv 2001.08361, with 12·layers·query_size·(sequence_length + 1)/2).
+  // (Kaplan et al., arXiv 2001.08361, with 12·layers·query_size·(sequence_length + 1)/2). Of MoC
+  // those of the kept channels, and of all gates forward, whatever is computed beside them.
   double training_flops_per_token(std::int64_t sequence_length) const;
 
   // Of the FFN in a few words: "FFN 1376", "FFN 256 of 1376 channels (topk)".

@@ -247,6 +247,11 @@ double Communicator::all_reduce_max(double value) {
   return value;
 }
 
+void Communicator::all_reduce_max(std::span<std::int64_t> data) {
+  Request request = iall_reduce(data.data(), std::ssize(data), MPI_INT64_T, MPI_MAX);
+  wait(request);
+}
+
 void Communicator::broadcast(void* data, std::int64_t bytes, int root) {
   char* at = static_cast<char*>(data);
   while (bytes > 0 && size_ > 1) {

@@ -83,6 +83,7 @@ class Communicator {
   void all_reduce_sum(std::span<double> data);
   void all_reduce_sum(std::span<std::int64_t> data);
   double all_reduce_max(double value);
+  void all_reduce_max(std::span<std::int64_t> data);
   void broadcast(void* data, std::int64_t bytes, int root);
   void broadcast(std::string& text, int root);
   // The texts of all processes by rank, on the root; empty elsewhere.

@@ -54,20 +54,25 @@ def train(options, preset, variant, seed):
     name = "".join(c if c.isalnum() else "-" for c in f"{preset}-{variant}-{seed}")
     directory = options.out / name
     result = directory / "quality.json"
+    settings = settings_of(options, preset, variant, seed, directory)
     if result.exists():
-        return json.loads(result.read_text())
+        found = json.loads(result.read_text())
+        if found["settings"] != settings:
+            sys.exit(f"moc_quality.py: {result} is of a run with other settings; name another --out\n"
+                     f"there: {shlex.join(found['settings'])}\nasked: {shlex.join(settings)}")
+        return found
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "base.toml"
     config.write_text("[run]\n")
     command = [CHASKI, "train", str(config), "--resume", "auto"]
-    for setting in settings_of(options, preset, variant, seed, directory):
+    for setting in settings:
         command += ["--set", setting]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"moc_quality.py: {shlex.join(command)} failed:\n{done.stderr}")
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     losses = [line for line in lines if "validation_loss" in line]
-    found = {"perplexity": math.exp(losses[-1]["validation_loss"]), "step": losses[-1]["step"]}
+    found = {"perplexity": math.exp(losses[-1]["validation_loss"]), "step": losses[-1]["step"], "settings": settings}
     if found["step"] != options.steps:
         sys.exit(f"moc_quality.py: {name} ended at step {found['step']} of {options.steps}")
     result.write_text(json.dumps(found))
@@ -97,17 +102,17 @@ def table(options, preset):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", nargs="+", required=True, help="token files with validation parts")
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--presets", nargs="+", default=["llama-9m"])
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the runs")
+    parser.add_argument("--presets", nargs="+", default=["llama-9m"], help="default: llama-9m")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[
         "dense", "top 25 %", "top hidden/2", "top 12.5 %", "2:8", "top hidden/2 by |SiLU|"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--sequence-length", type=int, default=256)
-    parser.add_argument("--vocab-size", type=int, default=4096)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=300, help="default: %(default)s")
+    parser.add_argument("--batch", type=int, default=32, help="rows of a step; default: %(default)s")
+    parser.add_argument("--sequence-length", type=int, default=256, help="tokens of a row; default: %(default)s")
+    parser.add_argument("--vocab-size", type=int, default=4096, help="of the tokenizer; default: %(default)s")
+    parser.add_argument("--lr", type=float, default=3e-3, help="the highest learning rate; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     options = parser.parse_args()
     options.train = [str(pathlib.Path(path).resolve()) for path in options.train]
     for preset in options.presets:

@@ -243,6 +243,15 @@ class BenchTest(unittest.TestCase):
             self.assertEqual(profile["qkv dX"]["calls"], 4)
             self.assertNotIn("other products", profile)
 
+    def test_moc_options_without_moc_are_refused(self):
+        for arguments in (["train", *TINY, "--moc-keep", 32], ["decode", *TINY, "--ffn", "swiglu", "--moc-keep", 32]):
+            done = run(*arguments)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("add --ffn moc", done.stderr)
+        done = run("decode", *TINY, "--ffn", "moc-2:8", "--moc-keep", 32)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("keep", done.stderr)
+
     def test_train_without_profile(self):
         self.assertNotIn("profile", self.report(*self.train_arguments()))
 

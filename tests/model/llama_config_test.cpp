@@ -32,6 +32,17 @@ TEST(LlamaConfigTest, FlopsOfATokenByHand) {
   EXPECT_DOUBLE_EQ(config.training_flops_per_token(256), 6 * weights + 12 * 8 * 512 * 128.5);
 }
 
+TEST(LlamaConfigTest, FlopsOfATokenWithMocByHand) {
+  LlamaConfig config = llama_preset("llama-60m");
+  config.moc = MocConfig{};
+  config.moc->keep = 100;
+  // Of a block: attention and two norms as before; one whole product of 512 x 1376, eight of 512 x
+  // 100.
+  const double block = 6.0 * (4 * 512 * 512 + 2 * 512) + 2.0 * 512 * (1376 + 8 * 100);
+  EXPECT_DOUBLE_EQ(config.training_flops_per_token(256),
+                   8 * block + 6 * 32000.0 * 512 + 12 * 8 * 512 * 128.5);
+}
+
 void expect_refused(const LlamaConfig& config, const std::string& key) {
   LlamaConfig copy = config;
   try {

@@ -171,6 +171,9 @@ void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
                   "pipeline {:.3f})",
                   time.seconds, time.floor_seconds, time.gemm_seconds, time.attention_seconds,
                   time.traffic_seconds, time.reduction_seconds, time.idle_seconds));
+  if (plan.config.model.llama.moc && !plan.on_gpu()) {
+    print_line("", "with the products of all channels; where few are kept, a step takes less");
+  }
   if (plan.on_gpu() && plan.ranks.size() > 1) {
     print_line("", "without what goes from GPU to GPU, whose links are not known");
   }

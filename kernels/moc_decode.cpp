@@ -46,8 +46,7 @@ void select(const Device& device, const MocShape& shape, const Tensor& gates,
 
 bool moc_decode_pays(const MocShape& shape, std::int64_t tokens) {
   const std::int64_t size = shape.intermediate_size;
-  return tokens <= kMaxMocDecodeTokens && tokens * shape.keep <= 4 * size &&
-         4 * shape.keep <= 3 * size;
+  return tokens <= kMaxMocDecodeTokens && tokens * shape.keep <= size && 4 * shape.keep <= 3 * size;
 }
 
 void moc_decode(const MocShape& given, const Tensor& x, const Tensor& gates,

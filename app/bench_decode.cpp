@@ -219,8 +219,8 @@ void print_table(const nlohmann::json& report) {
   fmt::print("one token of each sequence after {} of {}; {}\n\n", heading.integer("context"),
              heading.text("preset"), machine_line(report["machine"]));
   ReportTable table({"ffn", "kept", "batch", "tokens/s", "x dense", "median ms", "best ms",
-                     "worst ms", "read a token", "share", "FFNs: ms", "x dense", "read a token",
-                     "share"});
+                     "worst ms", "read a token", "share", "FFNs: ms", "FFNs: x dense",
+                     "FFNs: read a token", "FFNs: share"});
   const auto bytes = [](const nlohmann::json& part) {
     return format_bytes(static_cast<std::int64_t>(part["bytes_per_token"].get<double>()));
   };

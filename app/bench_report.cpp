@@ -7,6 +7,7 @@
 
 #include "app/human_format.h"
 #include "app/option_checks.h"
+#include "app/progress_bar.h"
 #include "kernels/cpu_isa.h"
 #include "kernels/matmul.h"
 
@@ -42,8 +43,11 @@ void measure(std::vector<BenchSeries>& series, const BenchEffort& effort,
              const std::function<void()>& before_round) {
   const int rounds = std::min(BenchEffort::kRounds, effort.repetitions);
   const int repetitions = (effort.repetitions + rounds - 1) / rounds;
+  ProgressBar progress("measuring", rounds * static_cast<std::int64_t>(series.size()), "series");
+  std::int64_t done = 0;
   for (int round = 0; round < rounds; ++round) {
     for (BenchSeries& one : series) {
+      progress.update(done++, one.name);
       if (before_round) before_round();
       one.run();
       double elapsed = 0.0;

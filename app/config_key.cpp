@@ -156,6 +156,9 @@ std::string ConfigKey::value_text(const TrainConfig& config) const {
 }
 
 std::string hint_for_unknown_key(const std::string& table, const std::string& name) {
+  const std::string inner = table.empty() ? name : table + "." + name;
+  if (const std::string keys = keys_of_table(inner); !keys.empty())
+    return fmt::format("[{}] is a table; its keys are {}", inner, keys);
   if (const ConfigKey* meant = key_meant(table, name)) {
     const std::string which =
         meant->table == table

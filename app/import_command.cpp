@@ -54,10 +54,16 @@ LlamaConfig with_settings(const LlamaConfig& model, const std::vector<std::strin
   bool keeps_ffn = true;
   bool keeps_pattern = true;
   for (const std::string& setting : settings) {
-    const bool chooses_ffn = setting.rfind("model.ffn=", 0) == 0;
+    const auto sets = [&](const char* key) { return setting.rfind(key, 0) == 0; };
+    const bool chooses_ffn = sets("model.ffn=");
     keeps_ffn = keeps_ffn && !chooses_ffn;
-    keeps_pattern = keeps_pattern && setting.rfind("model.moc.pattern=", 0) != 0;
-    if (chooses_ffn || setting.rfind("model.moc.", 0) == 0) continue;
+    keeps_pattern = keeps_pattern && !sets("model.moc.pattern=");
+    if (sets("model.moc.index="))
+      throw std::invalid_argument(
+          fmt::format("--set {}: a checkpoint does not hold how indices are kept while training\n"
+                      "hint: set model.moc.index in the config of the run",
+                      setting));
+    if (chooses_ffn || sets("model.moc.")) continue;
     throw std::invalid_argument(
         fmt::format("--set {}: only model.ffn and the keys of [model.moc] can be set here\n"
                     "hint: for example --set model.ffn=moc --set model.moc.keep=256",

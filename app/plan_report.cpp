@@ -152,17 +152,21 @@ void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
   const Work work = plan.work();
   print_line("step", fmt::format("{} tokens, {:.4g} GFLOP in products, {:.4g} in attention; {} of "
                                  "memory traffic outside them",
-                                 plan.tokens_per_step(), 1e-9 * work.gemm_flops,
-                                 1e-9 * (work.flops() - work.gemm_flops),
+                                 plan.tokens_per_step(), 1e-9 * work.product_flops(),
+                                 1e-9 * work.attention_flops(),
                                  format_bytes(static_cast<std::int64_t>(work.traffic_bytes))));
   if (!plan.time || !machine.rates) return;
   const MachineRates& rates = *machine.rates;
   const StepTime& time = *plan.time;
+  const std::string channels =
+      work.channel_flops == 0.0
+          ? ""
+          : fmt::format(", of kept channels alone {:.0f}", 1e-9 * rates.channels);
   print_line(machine.gpu && machine.gpu->device->is_planned() ? "given" : "measured",
-             fmt::format("{}: GEMM ceiling {:.0f} GFLOP/s, this model's products {:.0f}, "
+             fmt::format("{}: GEMM ceiling {:.0f} GFLOP/s, this model's products {:.0f}{}, "
                          "attention {:.0f} and {:.0f}, copy {:.1f} GB/s",
                          rates_of(plan, rates), 1e-9 * rates.gemm_ceiling, 1e-9 * rates.gemm,
-                         1e-9 * rates.attention_forward, 1e-9 * rates.attention_backward,
+                         channels, 1e-9 * rates.attention_forward, 1e-9 * rates.attention_backward,
                          1e-9 * rates.copy));
   print_line(
       "time",
@@ -171,9 +175,6 @@ void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
                   "pipeline {:.3f})",
                   time.seconds, time.floor_seconds, time.gemm_seconds, time.attention_seconds,
                   time.traffic_seconds, time.reduction_seconds, time.idle_seconds));
-  if (plan.config.model.llama.moc && !plan.on_gpu()) {
-    print_line("", "with the products of all channels; where few are kept, a step takes less");
-  }
   if (plan.on_gpu() && plan.ranks.size() > 1) {
     print_line("", "without what goes from GPU to GPU, whose links are not known");
   }
@@ -287,6 +288,7 @@ Json rates_json(const MachineRates& rates) {
   return {{"threads", rates.threads},
           {"gemm_ceiling_gflops", 1e-9 * rates.gemm_ceiling},
           {"gemm_gflops", 1e-9 * rates.gemm},
+          {"kept_channel_gflops", 1e-9 * rates.channels},
           {"attention_forward_gflops", 1e-9 * rates.attention_forward},
           {"attention_backward_gflops", 1e-9 * rates.attention_backward},
           {"copy_bytes_per_second", rates.copy}};

@@ -10,6 +10,8 @@
 #include "kernels/device_timer.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
+#include "kernels/moc_products.h"
+#include "model/ffn.h"
 #include "model/precision.h"
 #include "parallel/schedule.h"
 
@@ -93,6 +95,42 @@ double measure_gemm(Device& device, const TrainConfig& config) {
   return flops / seconds;
 }
 
+// As the FFN of a block makes them, with their selection.
+double measure_channels(Device& device, const TrainConfig& config) {
+  const LlamaConfig& model = config.model.llama;
+  const std::int64_t tokens =
+      ffn_tile(device.backend(), passes_of(config).rows * config.data.sequence_length);
+  const std::int64_t hidden = model.hidden_size;
+  const std::int64_t size = model.intermediate_size;
+  const MocShape shape = moc_shape(model, config.model.moc_index());
+  if (!moc_products_pay(device, shape, hidden, tokens)) return 0.0;
+  Workspace::Frame frame(device);
+  const auto weights = [&] {
+    return MocWeights{frame.f32({size, hidden}), frame.f32({size, hidden}),
+                      frame.f32({hidden, size})};
+  };
+  const Tensor x = frame.f32({tokens, hidden});
+  const Tensor out = frame.f32({tokens, hidden});
+  const Tensor gates = frame.f32({tokens, size});
+  const MocWeights weight = weights();
+  const MocWeights gradient = weights();
+  const Tensor index = frame.tensor(DType::u8, {tokens, shape.index_bytes()});
+  const MocKept kept{
+      frame.f32({tokens, shape.keep}), frame.f32({tokens, shape.keep}), {}, {}, index};
+  std::uint64_t stream = 0;
+  for (const Tensor* tensor : {&x, &gates, &weight.gate, &weight.up, &weight.down})
+    fill_normal(*tensor, 0.0f, 1.0f, 1, ++stream);
+  for (const Tensor* tensor : {&gradient.gate, &gradient.up, &gradient.down}) fill(*tensor, 0.0f);
+  double seconds =
+      seconds_of(device, [&] { moc_products_forward(shape, x, gates, weight, kept, out); });
+  fill_normal(out, 0.0f, 1e-3f, 1, ++stream);
+  const Tensor dx = frame.f32({tokens, hidden});
+  seconds +=
+      seconds_of(device, [&] { moc_products_backward(shape, out, x, weight, kept, gradient, dx); });
+  return 16.0 * static_cast<double>(tokens) * static_cast<double>(hidden) *
+         static_cast<double>(shape.keep) / seconds;
+}
+
 void measure_attention(Device& device, const TrainConfig& config, MachineRates& rates) {
   const LlamaConfig& model = config.model.llama;
   const AttentionShape shape{passes_of(config).rows, config.data.sequence_length, model.num_heads,
@@ -137,6 +175,7 @@ MachineRates share_of(const MachineRates& rates, int threads, std::size_t proces
   own.threads = threads;
   own.gemm_ceiling *= cores;
   own.gemm *= cores;
+  own.channels *= cores;
   own.attention_forward *= cores;
   own.attention_backward *= cores;
   own.copy /= static_cast<double>(processes);
@@ -148,8 +187,13 @@ double attention_seconds(const MachineRates& rates, const Work& work) {
          work.attention_backward_flops / rates.attention_backward;
 }
 
+double product_seconds(const MachineRates& rates, const Work& work) {
+  const double channels = work.channel_flops == 0.0 ? 0.0 : work.channel_flops / rates.channels;
+  return work.gemm_flops / rates.gemm + channels;
+}
+
 double seconds_for(const MachineRates& rates, const Work& work) {
-  return work.gemm_flops / rates.gemm + attention_seconds(rates, work) +
+  return product_seconds(rates, work) + attention_seconds(rates, work) +
          work.traffic_bytes / rates.copy;
 }
 
@@ -162,6 +206,7 @@ MachineRates measure_rates(const std::function<std::unique_ptr<Device>()>& creat
   rates.threads = create_device()->num_threads();
   rates.gemm_ceiling = 1e9 * measure_gemm_ceiling(*create_device(), type);
   rates.gemm = measure_gemm(*create_device(), config);
+  if (config.model.llama.moc) rates.channels = measure_channels(*create_device(), config);
   measure_attention(*create_device(), config, rates);
   rates.copy = measure_copy(*create_device());
   rates.gemm_ceiling = std::max(rates.gemm_ceiling, rates.gemm);
@@ -170,7 +215,8 @@ MachineRates measure_rates(const std::function<std::unique_ptr<Device>()>& creat
 
 MachineRates rates_from(double gemm, double copy) {
   MachineRates rates;
-  rates.gemm_ceiling = rates.gemm = rates.attention_forward = rates.attention_backward = gemm;
+  rates.gemm_ceiling = rates.gemm = rates.channels = gemm;
+  rates.attention_forward = rates.attention_backward = gemm;
   rates.copy = copy;
   return rates;
 }
@@ -191,7 +237,7 @@ StepTime predict_step(const MachineRates& rates, const TrainConfig& config,
     const double computing = seconds_for(own, work);
     if (computing <= busiest_computing) continue;
     busiest_computing = computing;
-    busiest.gemm_seconds = work.gemm_flops / own.gemm;
+    busiest.gemm_seconds = product_seconds(own, work);
     busiest.attention_seconds = attention_seconds(own, work);
     busiest.traffic_seconds = work.traffic_bytes / own.copy;
     busiest.floor_seconds = work.flops() / own.gemm_ceiling + work.traffic_bytes / own.copy;

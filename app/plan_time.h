@@ -14,6 +14,7 @@ struct MachineRates {
   int threads = 1;
   double gemm_ceiling = 0.0;        // FLOP/s of the best product seen: the ceiling
   double gemm = 0.0;                // FLOP/s of the model's own products
+  double channels = 0.0;            // FLOP/s of products of MoC's kept channels; 0: there are none
   double attention_forward = 0.0;   // FLOP/s
   double attention_backward = 0.0;  // FLOP/s
   double copy = 0.0;                // bytes/s read and written by a copy of large tensors
@@ -30,7 +31,7 @@ MachineRates rates_from(double gemm, double copy);
 struct StepTime {
   double seconds = 0.0;
   double floor_seconds = 0.0;  // all operations at the GEMM ceiling, traffic at copy bandwidth
-  double gemm_seconds = 0.0;   // of the busiest process, as the others below
+  double gemm_seconds = 0.0;   // of the busiest process, as the others below; all products
   double attention_seconds = 0.0;
   double traffic_seconds = 0.0;
   double reduction_seconds = 0.0;  // gradients through shared memory, at copy bandwidth

@@ -18,8 +18,9 @@ double matrix_weights(const LlamaConfig& model) {
   return static_cast<double>(model.num_layer_parameters() - 2 * model.hidden_size);
 }
 
-double down_weights(const LlamaConfig& model) {
-  return static_cast<double>(model.hidden_size) * static_cast<double>(model.intermediate_size);
+// Multiply-adds of a token with the gate, the up or the down projection of so many channels.
+double projection_of(const LlamaConfig& model, std::int64_t channels) {
+  return static_cast<double>(model.hidden_size) * static_cast<double>(channels);
 }
 
 // Multiply-adds of queries with keys for one token and block: the causal half.
@@ -29,42 +30,55 @@ double score_products(const LlamaConfig& model, std::int64_t sequence_length) {
 
 // Elements that the ops between the products read and write for one token of a block.
 struct BlockTraffic {
-  explicit BlockTraffic(const LlamaConfig& model) {
+  BlockTraffic(const LlamaConfig& model, bool skips) {
     const auto hidden = static_cast<double>(model.hidden_size);
     const auto ffn = static_cast<double>(model.intermediate_size);
     const auto rotated = 2.0 * static_cast<double>(model.query_size() + model.kv_size());
     norms_forward = 2 * 4 * hidden + rotated;
-    // MoC reads, instead of gate and up, of which it writes the kept ones, those.
+    // MoC reads, instead of gate and up, of which it writes the kept ones, those. Where it skips
+    // the other channels only the gates are of all.
     const auto kept = 2.0 * static_cast<double>(model.moc ? model.moc->keep : 0);
-    swiglu_forward = 3 * ffn + kept;
+    swiglu_forward = (skips ? 1 : 3) * ffn + kept;
     // SwiGLU reads gate, up and a gradient and writes two gradients and the product; the norms are
     // recomputed, then read three tensors and write one.
-    backward = (model.moc ? 4 : 6) * ffn + kept + 2 * (2 + 4) * hidden + rotated;
+    const double of_all = skips ? 0 : model.moc ? 4 : 6;
+    backward = of_all * ffn + kept + 2 * (2 + 4) * hidden + rotated;
   }
   double norms_forward;
   double swiglu_forward;
   double backward;
 };
 
-Work forward_of_blocks(const TrainConfig& config, bool again) {
+// Adds `factor` operations for each multiply-add with all matrices of a block but with `left_out`
+// of the FFN's three, of which, if it skips channels, `whole` are of all of them.
+void add_products(const LlamaConfig& model, bool skips, double factor, int left_out, int whole,
+                  Work& work) {
+  const double of_all = projection_of(model, model.intermediate_size);
+  work.gemm_flops += factor * (matrix_weights(model) - 3 * of_all);
+  work.gemm_flops += factor * (skips ? whole : 3 - left_out) * of_all;
+  if (!skips) return;
+  work.channel_flops += factor * (3 - left_out - whole) * projection_of(model, model.moc->keep);
+}
+
+Work forward_of_blocks(const TrainConfig& config, bool skips, bool again) {
   const LlamaConfig& model = config.model.llama;
-  const BlockTraffic traffic(model);
+  const BlockTraffic traffic(model, skips);
   Work work;
   // Recomputation ends before the down projection.
-  work.gemm_flops = 2.0 * (matrix_weights(model) - (again ? down_weights(model) : 0.0));
+  add_products(model, skips, 2.0, again ? 1 : 0, 1, work);
   work.attention_forward_flops = 4.0 * score_products(model, config.data.sequence_length);
   work.traffic_bytes = bytes_of(types_in(config).compute) *
                        (traffic.norms_forward + (again ? 0.0 : traffic.swiglu_forward));
   return work;
 }
 
-Work backward_of_blocks(const TrainConfig& config) {
+Work backward_of_blocks(const TrainConfig& config, bool skips) {
   const LlamaConfig& model = config.model.llama;
   Work work;
-  work.gemm_flops = 4.0 * matrix_weights(model);
+  add_products(model, skips, 4.0, 0, 0, work);
   // Scores are computed again: five products instead of four.
   work.attention_backward_flops = 10.0 * score_products(model, config.data.sequence_length);
-  work.traffic_bytes = bytes_of(types_in(config).compute) * BlockTraffic(model).backward;
+  work.traffic_bytes = bytes_of(types_in(config).compute) * BlockTraffic(model, skips).backward;
   return work;
 }
 
@@ -95,6 +109,7 @@ std::int64_t gradient_bytes(const TrainConfig& config, const RankMemory& from, c
 
 Work& Work::operator+=(const Work& other) {
   gemm_flops += other.gemm_flops;
+  channel_flops += other.channel_flops;
   attention_forward_flops += other.attention_forward_flops;
   attention_backward_flops += other.attention_backward_flops;
   traffic_bytes += other.traffic_bytes;
@@ -104,6 +119,7 @@ Work& Work::operator+=(const Work& other) {
 Work Work::operator*(double factor) const {
   Work result;
   result.gemm_flops = factor * gemm_flops;
+  result.channel_flops = factor * channel_flops;
   result.attention_forward_flops = factor * attention_forward_flops;
   result.attention_backward_flops = factor * attention_backward_flops;
   result.traffic_bytes = factor * traffic_bytes;
@@ -124,10 +140,11 @@ StageWork plan_work(const TrainConfig& config, const RankMemory& rank) {
   const double layers = static_cast<double>(rank.range.num_layers);
   const auto hidden = static_cast<double>(model.hidden_size);
   StageWork work;
-  work.forward = forward_of_blocks(config, false) * layers;
-  work.backward = backward_of_blocks(config) * layers;
+  const bool skips = rank.stage.skips_channels;
+  work.forward = forward_of_blocks(config, skips, false) * layers;
+  work.backward = backward_of_blocks(config, skips) * layers;
   if (config.model.recompute == Recompute::block) {
-    work.backward += forward_of_blocks(config, true) * layers;
+    work.backward += forward_of_blocks(config, skips, true) * layers;
   }
   if (rank.range.has_embedding) {
     const double computed = bytes_of(types_in(config).compute);

@@ -227,13 +227,14 @@ void TrainingRun::check_saved_model(const LlamaConfig& saved) const {
   if (saved.moc == model.moc) return;
   if (options_.init_from.empty()) {
     throw std::invalid_argument(
-        fmt::format("{} was trained with {}, but the config wants {}\nhint: set model.ffn as it "
-                    "was, or begin a new run with --init-from {}",
-                    checkpoint_, saved.describe_ffn(), model.describe_ffn(), checkpoint_));
+        fmt::format("{} is of a model with {}, but the config wants {}\nhint: set {} as there, or "
+                    "begin a new run with --init-from {}",
+                    checkpoint_, saved.describe_ffn(), model.describe_ffn(),
+                    saved.moc && model.moc ? "[model.moc]" : "model.ffn", checkpoint_));
   }
   if (is_root()) {
-    fmt::print(stderr, "chaski: warning: {} was trained with {}; goes on with {}\n", checkpoint_,
-               saved.describe_ffn(), model.describe_ffn());
+    fmt::print(stderr, "chaski: warning: {} is of a model with {}; this run goes on with {}\n",
+               checkpoint_, saved.describe_ffn(), model.describe_ffn());
   }
 }
 

@@ -65,6 +65,7 @@ class WorkspacePlan {
                      [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
     return phases;
   }
+  bool skips_channels() const { return pays_to_skip(tile_); }
 
  private:
   // A tensor [T, columns] of what ops compute with.
@@ -343,7 +344,9 @@ StageMemory plan_stage_memory(Device& device, const LlamaConfig& config, const S
     memory.ffn_bytes_per_token += part.tensors * part.bytes_per_token;
   }
   const std::int64_t largest = *std::max_element(parameters.sizes.begin(), parameters.sizes.end());
-  memory.phases = WorkspacePlan(device, config, range, options).phases(largest);
+  const WorkspacePlan workspace(device, config, range, options);
+  memory.phases = workspace.phases(largest);
+  memory.skips_channels = workspace.skips_channels();
   memory.parameters = std::move(parameters.sizes);
   return memory;
 }

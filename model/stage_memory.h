@@ -31,6 +31,8 @@ struct StageMemory {
   std::vector<std::int64_t> parameters;  // elements of each, in the order of the ParameterSet
   // Of what a block keeps of its FFN from its forward for its backward pass, norm scales apart.
   std::int64_t ffn_bytes_per_token = 0;
+  // Whether full tiles of tokens compute with the kept channels alone (moc_products_pay).
+  bool skips_channels = false;
 
   std::int64_t bytes(MemoryCategory category) const;
   // Of the workspace after a step: the largest phase.

@@ -38,6 +38,9 @@ TEST(ConfigErrors, MisspeltKeysAreRecognised) {
     expect_contains(error, "did you mean " + meant);
   }
   expect_contains(error_of_override("data.zzzzzzzzzz=1"), "the keys of [data] are train, ");
+  expect_begins(error_of_override("model.moc=64"),
+                "--set model.moc=64: unknown key model.moc\nhint: [model.moc] is a table; its keys "
+                "are keep, ");
 }
 
 TEST(ConfigErrors, UnknownTables) {

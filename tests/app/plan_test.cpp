@@ -32,6 +32,7 @@ PlanningMachine machine_with_rates() {
   rates.threads = 4;
   rates.gemm_ceiling = 2e11;
   rates.gemm = 1e11;
+  rates.channels = 6e10;
   rates.attention_forward = 5e10;
   rates.attention_backward = 4e10;
   rates.copy = 1e10;
@@ -57,6 +58,46 @@ TEST(Plan, OperationsOfAStepAreTheModels) {
   staged.parallel.pipeline = 2;
   const Work in_stages = make_plan(staged, 4, {}).work();
   EXPECT_NEAR(in_stages.flops(), work.flops(), 1e-6 * work.flops());
+}
+
+TrainConfig small_moc_config(std::int64_t keep) {
+  TrainConfig config = small_config();
+  config.model.ffn = FeedForwardKind::moc;
+  config.model.llama.moc = MocConfig{.keep = keep};
+  return config;
+}
+
+// Eight of the nine products of an FFN's step are of the kept channels alone where these are few;
+// three multiply-adds a channel and element of the hidden size, one of them of all channels, are
+// forward, and six backward.
+TEST(Plan, OperationsOfMocAreOfWhatIsKept) {
+  const TrainConfig config = small_moc_config(44);
+  const LlamaConfig& model = config.model.llama;
+  const TrainingPlan plan = make_plan(config, 1, machine_with_rates());
+  const Work work = plan.work();
+  const double ffn = 800.0 * static_cast<double>(model.hidden_size * model.num_layers);
+  EXPECT_DOUBLE_EQ(work.channel_flops, 16.0 * 44.0 * ffn);
+  const Work dense = make_plan(small_config(), 1, {}).work();
+  const auto channels = static_cast<double>(model.intermediate_size);
+  EXPECT_DOUBLE_EQ(work.gemm_flops, dense.gemm_flops - 16.0 * channels * ffn);
+  EXPECT_NEAR(plan.time->gemm_seconds, work.gemm_flops / 1e11 + work.channel_flops / 6e10, 1e-9);
+  // The forward pass again, but for the down projection.
+  TrainConfig again = config;
+  again.model.recompute = Recompute::block;
+  const Work more = make_plan(again, 1, {}).work();
+  EXPECT_DOUBLE_EQ(more.channel_flops - work.channel_flops, 2.0 * 44.0 * ffn);
+  const double attention_weights =
+      static_cast<double>(model.num_layer_parameters() - 2 * model.hidden_size) -
+      3.0 * channels * static_cast<double>(model.hidden_size);
+  EXPECT_NEAR(more.gemm_flops - work.gemm_flops,
+              2.0 * channels * ffn + 2.0 * 800.0 * attention_weights * model.num_layers,
+              1e-9 * work.gemm_flops);
+}
+
+TEST(Plan, MocOfManyChannelsMakesDenseProducts) {
+  const Work work = make_plan(small_moc_config(300), 1, {}).work();
+  EXPECT_EQ(work.channel_flops, 0.0);
+  EXPECT_DOUBLE_EQ(work.gemm_flops, make_plan(small_config(), 1, {}).work().gemm_flops);
 }
 
 TEST(Plan, RecomputationCostsTimeAndSavesActivations) {

@@ -53,7 +53,7 @@ class Moc(TrainingCase):
                    settings=[*MOC, "parallel.pipeline=2"])
         self.assert_close("cut", "straight")
         done = self.train("cut", "--resume", "auto", check=False)
-        self.assert_one_error(done, 2, "was trained with FFN 20 of 88 channels (topk)", "wants FFN 88")
+        self.assert_one_error(done, 2, "is of a model with FFN 20 of 88 channels (topk)", "wants FFN 88")
         done = self.train("new", "--init-from", self.directory / "cut", "--max-steps", 1)
         self.assertIn("goes on with FFN 88", done.stderr)
 
@@ -124,6 +124,7 @@ class Moc(TrainingCase):
                                               "between 1 and model.intermediate_size = 88"]),
                 ([moc, "model.moc.keep=some"], ['model.moc.keep is the string "some" but must be a count or a share']),
                 ([moc, "model.moc.keep=0"], ["model.moc.keep is 0 but must be a count of at least 1"]),
+                ([moc, "model.moc.index=bitmap"], ["--set model.moc.index=bitmap: a checkpoint does not hold"]),
                 ([moc, "model.moc.kep=9"], ["--set model.moc.kep=9: unknown key model.moc.kep"]),
                 ([moc, "model.moc.keep"], ["--set model.moc.keep: "]),
                 (["model.moc.keep=9"], ['model.moc.keep has no effect with model.ffn = "swiglu"']),

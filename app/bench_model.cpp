@@ -54,9 +54,11 @@ void BenchModel::add_ffn_to(CLI::App& command) {
 }
 
 LlamaConfig BenchModel::config() const {
-  if (ffn == FeedForwardKind::swiglu && moc != MocConfig{}) {
+  if (ffn == FeedForwardKind::swiglu &&
+      (moc != MocConfig{} || moc_index != MocIndexChoice::automatic)) {
     throw std::invalid_argument(
-        "--moc-keep, --moc-pattern and --moc-selection describe Mixture-of-Channels, but the "
+        "--moc-keep, --moc-pattern, --moc-selection and --moc-index describe Mixture-of-Channels, "
+        "but the "
         "network is \"swiglu\"\nhint: add --ffn moc, or leave them out");
   }
   LlamaConfig config = llama_preset(preset);

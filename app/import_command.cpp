@@ -1,5 +1,6 @@
 #include "app/import_command.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <memory>
 #include <set>
@@ -51,13 +52,15 @@ LlamaConfig with_settings(const LlamaConfig& model, const std::vector<std::strin
   config.data.train = {"unused"};
   config.data.sequence_length = 1;
   config.schedule.steps = 1;
-  bool keeps_ffn = true;
-  bool keeps_pattern = true;
+  std::string ffn = model.moc ? "moc" : "swiglu";
+  std::string pattern = model.moc ? name_of(model.moc->pattern) : "";
+  const std::string pattern_before = pattern;
   for (const std::string& setting : settings) {
     const auto sets = [&](const char* key) { return setting.rfind(key, 0) == 0; };
     const bool chooses_ffn = sets("model.ffn=");
-    keeps_ffn = keeps_ffn && !chooses_ffn;
-    keeps_pattern = keeps_pattern && !sets("model.moc.pattern=");
+    const std::string value = setting.substr(std::min(setting.size(), setting.find('=') + 1));
+    if (chooses_ffn) ffn = value;
+    if (sets("model.moc.pattern=")) pattern = value;
     if (sets("model.moc.index="))
       throw std::invalid_argument(
           fmt::format("--set {}: a checkpoint does not hold how indices are kept while training\n"
@@ -70,13 +73,11 @@ LlamaConfig with_settings(const LlamaConfig& model, const std::vector<std::strin
                     setting));
   }
   std::vector<std::string> all;  // later ones win
-  if (keeps_ffn && model.moc) {
-    all = {"model.ffn=moc", fmt::format("model.moc.selection={}", name_of(model.moc->score))};
+  if (model.moc && ffn == "moc") {
+    all = {"model.ffn=moc", fmt::format("model.moc.selection={}", name_of(model.moc->score)),
+           fmt::format("model.moc.pattern={}", pattern_before)};
     // Another pattern keeps another number.
-    if (keeps_pattern) {
-      all.push_back(fmt::format("model.moc.pattern={}", name_of(model.moc->pattern)));
-      all.push_back(fmt::format("model.moc.keep={}", model.moc->keep));
-    }
+    if (pattern == pattern_before) all.push_back(fmt::format("model.moc.keep={}", model.moc->keep));
   }
   all.insert(all.end(), settings.begin(), settings.end());
   return parse_config(to_toml(config, false), "config.json", all).model.llama;

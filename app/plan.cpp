@@ -196,8 +196,7 @@ std::vector<FfnChoice> plan_ffn_choices(const TrainingPlan& plan, const Planning
       FfnChoice choice;
       choice.name = fmt::format("{}, recompute {}", model.describe_ffn(), name_of(recompute));
       choice.plan = make_plan(config, static_cast<int>(plan.ranks.size()), without_rates);
-      const bool keeps = recompute != Recompute::block;
-      choice.bytes_per_token = keeps ? choice.plan.ranks.front().stage.ffn_bytes_per_token : 0;
+      choice.bytes_per_token = choice.plan.ranks.front().stage.ffn_bytes_per_token;
       choices.push_back(std::move(choice));
     }
   }

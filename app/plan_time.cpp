@@ -98,8 +98,10 @@ double measure_gemm(Device& device, const TrainConfig& config) {
 // As the FFN of a block makes them, with their selection.
 double measure_channels(Device& device, const TrainConfig& config) {
   const LlamaConfig& model = config.model.llama;
-  const std::int64_t tokens =
-      ffn_tile(device.backend(), passes_of(config).rows * config.data.sequence_length);
+  // No fewer than a neighbour of the config may have.
+  constexpr std::int64_t kFewest = 64;
+  const std::int64_t tokens = std::max(
+      kFewest, ffn_tile(device.backend(), passes_of(config).rows * config.data.sequence_length));
   const std::int64_t hidden = model.hidden_size;
   const std::int64_t size = model.intermediate_size;
   const MocShape shape = moc_shape(model, config.model.moc_index());

@@ -64,11 +64,12 @@ Work forward_of_blocks(const TrainConfig& config, bool skips, bool again) {
   const LlamaConfig& model = config.model.llama;
   const BlockTraffic traffic(model, skips);
   Work work;
-  // Recomputation ends before the down projection.
+  // Recomputation ends before the down projection; that of MoC selects again.
   add_products(model, skips, 2.0, again ? 1 : 0, 1, work);
   work.attention_forward_flops = 4.0 * score_products(model, config.data.sequence_length);
-  work.traffic_bytes = bytes_of(types_in(config).compute) *
-                       (traffic.norms_forward + (again ? 0.0 : traffic.swiglu_forward));
+  work.traffic_bytes =
+      bytes_of(types_in(config).compute) *
+      (traffic.norms_forward + (again && !model.moc ? 0.0 : traffic.swiglu_forward));
   return work;
 }
 

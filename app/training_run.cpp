@@ -61,7 +61,8 @@ bool TrainingRun::advance(std::int64_t step) {
   if (validation_data_ != nullptr && (last || (every > 0 && updates % every == 0))) {
     validation = validate(updates);
   }
-  record(step, outcome, elapsed.count(), learning_rate, validation, observe_channels(updates));
+  record(step, outcome, elapsed.count(), learning_rate, validation,
+         observe_channels(updates, outcome.verdict.commit));
   if (config_.checkpoint.every > 0 && updates % config_.checkpoint.every == 0) try_save(updates);
   report_saves();
   report_data_damage();
@@ -139,9 +140,11 @@ bool TrainingRun::is_logged(std::int64_t updates) const {
          updates % config_.log.every == 0;
 }
 
-nlohmann::ordered_json TrainingRun::observe_channels(std::int64_t updates) {
+nlohmann::ordered_json TrainingRun::observe_channels(std::int64_t updates, bool committed) {
   if (!channels_) return {};
-  channels_->add(engine_->stage().range(), engine_->stage().take_channel_use(), updates);
+  // That of a skipped step is of numbers that are none, and of a forward pass made twice.
+  const std::vector<ChannelUse> use = engine_->stage().take_channel_use();
+  if (committed) channels_->add(engine_->stage().range(), use, updates);
   if (!is_logged(updates)) return {};
   communicator_.all_reduce_sum(channels_->sums());
   communicator_.all_reduce_max(channels_->last_selected());

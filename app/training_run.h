@@ -82,7 +82,7 @@ class TrainingRun {
   // Warns once the token files were found to be damaged.
   void report_data_damage();
   // With MoC; in the steps that are logged on the console what is to be known of the channels.
-  nlohmann::ordered_json observe_channels(std::int64_t updates);
+  nlohmann::ordered_json observe_channels(std::int64_t updates, bool committed);
   bool is_logged(std::int64_t updates) const;
   void finish(std::int64_t updates);
   // What was taken of the memory, of the process that took most, and what was planned; all

@@ -96,6 +96,7 @@ void moc_forward(const MocShape& shape, const Tensor& gate_up, const MocKept& ke
   const std::int64_t rows = gate_up.shape().num_rows();
   require_matrix(kOp, "gate_up", gate_up, rows, 2 * shape.intermediate_size);
   require_matrix(kOp, "activation", activation, rows, shape.intermediate_size);
+  require_distinct(kOp, "activation", activation, "gate_up", gate_up);
   require_moc_kept(kOp, shape, kept, rows);
   CHASKI_CUDA_OP(device, moc_forward(shape, gate_up, kept, activation));
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
@@ -116,6 +117,7 @@ void moc_backward(const MocShape& shape, const MocKept& kept, const Tensor& dact
   const std::int64_t rows = dactivation.shape().num_rows();
   require_matrix(kOp, "dactivation", dactivation, rows, shape.intermediate_size);
   require_matrix(kOp, "dgate_up", dgate_up, rows, 2 * shape.intermediate_size);
+  require_distinct(kOp, "dgate_up", dgate_up, "dactivation", dactivation);
   if (activation) require_matrix(kOp, "activation", activation, rows, shape.intermediate_size);
   require_moc_kept(kOp, shape, kept, rows);
   CHASKI_CUDA_OP(device, moc_backward(shape, kept, dactivation, dgate_up, activation));

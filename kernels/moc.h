@@ -55,13 +55,14 @@ struct MocKept {
 
 // Selects from gate_up [T, 2·I] (the gates' columns, then the up projection's), writes `kept` and
 // activation [T, I]: SiLU(gate) · up in the kept channels, zero elsewhere. Of equal scores at the
-// threshold the lower channels are kept. A NaN counts as larger than everything.
+// threshold the lower channels are kept. A NaN counts as larger than everything. activation shares
+// no memory with gate_up.
 void moc_forward(const MocShape& shape, const Tensor& gate_up, const MocKept& kept,
                  const Tensor& activation);
 
 // dgate_up [T, 2·I] from dactivation [T, I], zero where nothing was kept; `activation` [T, I]
 // receives what moc_forward wrote there (the operand of the down projection's weight gradient) and
-// may be dactivation; empty: not wanted.
+// may be dactivation; empty: not wanted. dgate_up shares no memory with dactivation.
 void moc_backward(const MocShape& shape, const MocKept& kept, const Tensor& dactivation,
                   const Tensor& dgate_up, const Tensor& activation);
 

@@ -46,7 +46,10 @@ void select(const Device& device, const MocShape& shape, const Tensor& gates,
 
 bool moc_decode_pays(const MocShape& shape, std::int64_t tokens) {
   const std::int64_t size = shape.intermediate_size;
-  return tokens <= kMaxMocDecodeTokens && tokens * shape.keep <= size && 4 * shape.keep <= 3 * size;
+  // Four times a quarter, rounded up to whole groups of eight, still counts as all channels.
+  constexpr std::int64_t kGroup = 8;
+  return tokens <= kMaxMocDecodeTokens && tokens * shape.keep < size + kGroup &&
+         4 * shape.keep <= 3 * size;
 }
 
 void moc_decode(const MocShape& given, const Tensor& x, const Tensor& gates,

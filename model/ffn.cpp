@@ -145,7 +145,7 @@ void Ffn::decode(const Tensor& normed, const FfnDecoding& decoding, const Tensor
 }
 
 FfnDecoding Ffn::allocate_decoding(std::vector<Buffer>& buffers) const {
-  if (!moc_) return {};
+  if (!decodes_sparsely(1)) return {};
   const auto allocate = [&](DType type, Shape shape, MemoryCategory category) {
     buffers.push_back(parameters_->device().allocate(type, shape, category));
     return buffers.back().tensor();

@@ -340,7 +340,9 @@ StageMemory plan_stage_memory(Device& device, const LlamaConfig& config, const S
   for (PlannedMemory& part : plan_activations(config, range, options)) {
     memory.parts.push_back(std::move(part));
   }
-  for (const FfnPart& part : ffn_parts(config, options)) {
+  // With whole blocks made again nothing is kept from one pass to the other.
+  const bool keeps = options.recompute != Recompute::block;
+  for (const FfnPart& part : keeps ? ffn_parts(config, options) : std::vector<FfnPart>()) {
     memory.ffn_bytes_per_token += part.tensors * part.bytes_per_token;
   }
   const std::int64_t largest = *std::max_element(parameters.sizes.begin(), parameters.sizes.end());

@@ -60,7 +60,6 @@ def table(options, preset):
             reports[way].append(bench(options, preset, *way))
             print(f"  {preset} {' '.join(way)}: {reports[way][-1]['tokens_per_second']:.0f} tokens/s",
                   file=sys.stderr, flush=True)
-    # By what dense networks keep the shape is known: 8 bytes a channel, token and layer.
     shape = {"intermediate_size": SHAPES[preset][0]}
     rows_of_pass = options.micro_batch
     if options.tokens_per_pass:

@@ -55,13 +55,14 @@ def train(options, preset, variant, seed):
     directory = options.out / name
     result = directory / "quality.json"
     settings = settings_of(options, preset, variant, seed, directory)
+    begun = directory / "settings.json"  # of a run that may have been interrupted
+    if begun.exists() and json.loads(begun.read_text()) != settings:
+        sys.exit(f"moc_quality.py: {directory} holds a run with other settings; name another --out\n"
+                 f"there: {shlex.join(json.loads(begun.read_text()))}\nasked: {shlex.join(settings)}")
     if result.exists():
-        found = json.loads(result.read_text())
-        if found["settings"] != settings:
-            sys.exit(f"moc_quality.py: {result} is of a run with other settings; name another --out\n"
-                     f"there: {shlex.join(found['settings'])}\nasked: {shlex.join(settings)}")
-        return found
+        return json.loads(result.read_text())
     directory.mkdir(parents=True, exist_ok=True)
+    begun.write_text(json.dumps(settings))
     config = directory / "base.toml"
     config.write_text("[run]\n")
     command = [CHASKI, "train", str(config), "--resume", "auto"]
@@ -72,7 +73,7 @@ def train(options, preset, variant, seed):
         sys.exit(f"moc_quality.py: {shlex.join(command)} failed:\n{done.stderr}")
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     losses = [line for line in lines if "validation_loss" in line]
-    found = {"perplexity": math.exp(losses[-1]["validation_loss"]), "step": losses[-1]["step"], "settings": settings}
+    found = {"perplexity": math.exp(losses[-1]["validation_loss"]), "step": losses[-1]["step"]}
     if found["step"] != options.steps:
         sys.exit(f"moc_quality.py: {name} ended at step {found['step']} of {options.steps}")
     result.write_text(json.dumps(found))

@@ -196,7 +196,7 @@ TEST_P(MocDecodeTest, TokensShareChannelsOrDoNot) {
 }
 
 // Not a number in what was not selected is not seen: those rows are not read.
-TEST_P(MocDecodeTest, OtherRowsAreNotRead) {
+TEST_P(MocDecodeTest, OtherRowsAreNotUsed) {
   Case c = random_case(2, 40, shape_of(60, 9));
   const Result clean = decode(c);
   const std::set<std::uint16_t> selected(clean.channels.begin(), clean.channels.end());

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/moc_products.h"
 #include "kernels/rmsnorm.h"
 #include "model/ffn.h"
 #include "model/stage.h"
@@ -72,6 +73,13 @@ inline Mask mask_of(const std::vector<std::uint8_t>& bytes, MocIndex form, std::
 
 class FfnTestBase : public OpTest {
  protected:
+  // Whether the first tile computes with the kept channels alone.
+  bool skips_channels(const FfnCase& tested) {
+    const std::int64_t tile = ffn_tile(on_cpu() ? Backend::cpu : Backend::cuda, tested.tokens);
+    return moc_products_pay(device(), moc_shape(tested.config(), tested.index), tested.hidden,
+                            tile);
+  }
+
   // Random weights as the house holds them, so that a reference can start from the same numbers.
   FfnWeights random_weights(const FfnCase& tested, unsigned seed = 1) const {
     const std::int64_t size = tested.hidden * tested.channels;

@@ -36,7 +36,13 @@ TEST_P(FfnStructureTest, WhatIsRecomputedHasTheSameBits) {
        {std::optional<MocConfig>(), std::optional(MocConfig{9}),
         std::optional(MocConfig{0, MocPattern::two_of_eight})}) {
     for (const MocIndex index : kIndexForms) {
-      FfnCase tested{.tokens = on_cpu() ? 1100 : 9, .moc = moc, .index = index};
+      FfnCase tested{.channels = on_cpu() ? 200 : 40,
+                     .tokens = on_cpu() ? 1100 : 9,
+                     .moc = moc,
+                     .index = index};
+      if (moc && moc->pattern == MocPattern::topk) {
+        EXPECT_EQ(skips_channels(tested), on_cpu());
+      }
       const FfnWeights weights = random_weights(tested);
       const Values input = random_rows(tested, 1);
       const Values doutput = random_rows(tested, 2);
@@ -117,6 +123,7 @@ TEST_P(FfnStructureTest, ChannelsThatNoTokenSelectedHaveNoGradient) {
        {FfnCase{.tokens = 4, .moc = MocConfig{4}},
         FfnCase{.tokens = 4, .moc = MocConfig{4}, .index = MocIndex::bitmap},
         FfnCase{.hidden = 16, .channels = 400, .tokens = 40, .moc = MocConfig{4}}}) {
+    EXPECT_EQ(skips_channels(tested), on_cpu() && tested.tokens == 40);
     const FfnRun result =
         run(tested, random_weights(tested), random_rows(tested, 3), random_rows(tested, 4));
     const auto dead = dead_channels(tested, result.mask);
@@ -187,7 +194,8 @@ TEST_P(FfnStructureTest, PermutedChannelsGiveTheSame) {
 
 // In a batch of more than a tile, too, first, last and beside the border.
 TEST_P(FfnStructureTest, ATokenByItselfIsWhatItIsInABatch) {
-  FfnCase tested{.tokens = on_cpu() ? 1300 : 21};
+  FfnCase tested{.channels = on_cpu() ? 200 : 40, .tokens = on_cpu() ? 1300 : 21};
+  EXPECT_EQ(skips_channels(tested), on_cpu());
   const FfnWeights weights = random_weights(tested);
   const Values input = random_rows(tested, 3);
   const Values doutput = random_rows(tested, 4);
@@ -216,7 +224,8 @@ TEST_P(FfnStructureTest, ATokenByItselfIsWhatItIsInABatch) {
 TEST_P(FfnStructureTest, EqualTokensOfDifferentTilesGiveTheSameBits) {
   if (!on_cpu()) GTEST_SKIP() << "tiles of GPUs are too large for a model of one";
   constexpr std::int64_t kHalf = 1024;
-  const FfnCase tested{.tokens = 2 * kHalf};
+  const FfnCase tested{.channels = 200, .tokens = 2 * kHalf};
+  EXPECT_TRUE(skips_channels(tested));
   ASSERT_EQ(ffn_tile(Backend::cpu, tested.tokens), kHalf);
   const auto doubled = [&](Values rows) {
     const auto half = static_cast<std::ptrdiff_t>(kHalf * tested.hidden);

@@ -84,16 +84,21 @@ TEST_P(FfnTest, EqualsTheMaskedDenseFormula) {
       expect({.moc = MocConfig{11, MocPattern::topk, MocScore::silu_magnitude}});
       // Enough tokens, and few enough channels, that products skip the others.
       if (!on_cpu()) continue;
-      expect({.hidden = 32, .tokens = 45, .moc = MocConfig{1}});
-      expect({.hidden = 32, .tokens = 32, .moc = MocConfig{20}});
-      expect({.hidden = 27, .channels = 301, .tokens = 70, .moc = MocConfig{50}});
-      expect({.hidden = 48,
-              .channels = 45,
-              .tokens = 77,
-              .moc = MocConfig{0, MocPattern::two_of_eight}});
-      expect({.hidden = 32,
-              .tokens = 33,
-              .moc = MocConfig{11, MocPattern::topk, MocScore::silu_magnitude}});
+      const auto expect_skipping = [&](const FfnCase& tested) {
+        EXPECT_TRUE(skips_channels(tested)) << tested.channels;
+        expect(tested);
+      };
+      expect_skipping({.hidden = 32, .tokens = 45, .moc = MocConfig{1}});
+      expect_skipping({.hidden = 32, .channels = 200, .tokens = 32, .moc = MocConfig{20}});
+      expect_skipping({.hidden = 27, .channels = 301, .tokens = 70, .moc = MocConfig{30}});
+      expect_skipping({.hidden = 72,
+                       .channels = 45,
+                       .tokens = 77,
+                       .moc = MocConfig{0, MocPattern::two_of_eight}});
+      expect_skipping({.hidden = 32,
+                       .channels = 100,
+                       .tokens = 33,
+                       .moc = MocConfig{11, MocPattern::topk, MocScore::silu_magnitude}});
     }
   }
   for (const Recompute recompute : {Recompute::none, Recompute::elementwise}) {
@@ -105,14 +110,15 @@ TEST_P(FfnTest, EqualsTheMaskedDenseFormulaInSeveralTiles) {
   if (!on_cpu()) GTEST_SKIP() << "tiles of GPUs are too large for a model of one";
   for (const std::int64_t tokens : {1025, 2100}) {
     ASSERT_LT(ffn_tile(Backend::cpu, tokens), tokens);
-    FfnCase tested{.hidden = 6, .channels = 21, .tokens = tokens, .moc = MocConfig{5}};
+    FfnCase tested{.hidden = 8, .channels = 70, .tokens = tokens, .moc = MocConfig{5}};
     for (const Recompute recompute : {Recompute::none, Recompute::elementwise}) {
       for (const MocIndex index : {MocIndex::uint16, MocIndex::bitmap}) {
         tested.recompute = recompute;
         tested.index = index;
         // All products, and only those of what is kept.
-        for (const std::int64_t keep : {15, 1}) {
+        for (const std::int64_t keep : {40, 2}) {
           tested.moc->keep = keep;
+          EXPECT_EQ(skips_channels(tested), keep == 2);
           expect_masked_dense(tested);
         }
       }

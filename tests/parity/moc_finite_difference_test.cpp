@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <random>
 
+#include "kernels/moc_products.h"
 #include "model/stage.h"
 #include "tests/parity/golden.h"
 #include "tests/parity/llama_reference.h"
@@ -17,10 +18,10 @@ constexpr double kStep = 1e-5;
 // No gate may be nearer to the border of a selection: fp32 would not see the same channels.
 constexpr double kSmallestMargin = 1e-3;
 
-LlamaConfig tiny_config(const std::optional<MocConfig>& moc) {
+LlamaConfig tiny_config(const std::optional<MocConfig>& moc, std::int64_t channels) {
   LlamaConfig config;
   config.hidden_size = 8;
-  config.intermediate_size = 21;
+  config.intermediate_size = channels;
   config.num_layers = 2;
   config.num_heads = 4;
   config.num_kv_heads = 2;
@@ -49,6 +50,8 @@ struct Way {
   Recompute recompute;
   MocIndex index;
   std::int64_t rows = 2;
+  std::int64_t channels = 21;
+  bool skips = false;  // computes with the kept channels alone
 };
 
 void PrintTo(const Way& way, std::ostream* out) {
@@ -71,8 +74,13 @@ void expect_channel_use(Stage& stage, const LlamaReference& reference) {
 }
 
 TEST_P(MocFiniteDifference, EveryElementOfEveryParameter) {
-  const LlamaConfig config = tiny_config(GetParam().moc);
+  const LlamaConfig config = tiny_config(GetParam().moc, GetParam().channels);
   const auto device = Device::create_cpu(1);
+  if (config.moc) {
+    EXPECT_EQ(moc_products_pay(*device, moc_shape(config, GetParam().index), config.hidden_size,
+                               GetParam().rows * kSequenceLength),
+              GetParam().skips);
+  }
   Stage stage(*device, config, stage_range(config, 0, 1),
               {.micro_batch = GetParam().rows,
                .sequence_length = kSequenceLength,
@@ -118,15 +126,16 @@ TEST_P(MocFiniteDifference, EveryElementOfEveryParameter) {
 
 INSTANTIATE_TEST_SUITE_P(
     Stage, MocFiniteDifference,
-    testing::Values(Way{"Dense", std::nullopt, Recompute::none, MocIndex::uint16},
-                    Way{"TopK", MocConfig{6}, Recompute::none, MocIndex::uint16},
-                    Way{"TopKElementwise", MocConfig{6}, Recompute::elementwise, MocIndex::bitmap},
-                    Way{"TopKBlock", MocConfig{15}, Recompute::block, MocIndex::uint16},
-                    Way{"TwoOfEight", MocConfig{0, MocPattern::two_of_eight},
-                        Recompute::elementwise, MocIndex::uint16},
-                    // So many tokens that products skip channels.
-                    Way{"TopKSkipping", MocConfig{2}, Recompute::none, MocIndex::bitmap, 7},
-                    Way{"TopKSkippingBlock", MocConfig{2}, Recompute::block, MocIndex::uint16, 7}),
+    testing::Values(
+        Way{"Dense", std::nullopt, Recompute::none, MocIndex::uint16},
+        Way{"TopK", MocConfig{6}, Recompute::none, MocIndex::uint16},
+        Way{"TopKElementwise", MocConfig{6}, Recompute::elementwise, MocIndex::bitmap},
+        Way{"TopKBlock", MocConfig{15}, Recompute::block, MocIndex::uint16},
+        Way{"TwoOfEight", MocConfig{0, MocPattern::two_of_eight}, Recompute::elementwise,
+            MocIndex::uint16},
+        // So many tokens that products skip channels.
+        Way{"TopKSkipping", MocConfig{2}, Recompute::none, MocIndex::bitmap, 7, 64, true},
+        Way{"TopKSkippingBlock", MocConfig{1}, Recompute::block, MocIndex::uint16, 7, 33, true}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -152,6 +152,12 @@ class Moc(TrainingCase):
         other = {"keep": 22, "pattern": "2:8", "selection": "silu-magnitude"}
         self.assertEqual(imported(path / "silu_folder", "eight", "model.moc.pattern=2:8"), other)
         run([CHASKI, "export", "--checkpoint", path / "eight", "--out", path / "eight_folder"])
+        # Saying again what the folder says changes nothing else of it.
+        self.assertEqual(imported(path / "eight_folder", "eight_moc", "model.ffn=moc"), other)
+        fewer = {"keep": 40, "pattern": "topk", "selection": "silu-magnitude"}
+        self.assertEqual(imported(path / "silu_folder", "fewer", "model.ffn=moc", "model.moc.keep=40"), fewer)
+        run([CHASKI, "export", "--checkpoint", path / "fewer", "--out", path / "fewer_folder"])
+        self.assertEqual(imported(path / "fewer_folder", "topk", "model.moc.pattern=topk"), fewer)
         self.assertEqual(imported(path / "eight_folder", "eight_again"), other)
         self.assertEqual(self.weight_checksums("eight_again"), self.weight_checksums("eight"))
 

@@ -370,13 +370,16 @@ void backward(const MocProblem& p, const MocRows& kept, const float* dactivation
 void count(const MocProblem& p, const MocRows& kept, std::int32_t* counts, std::int32_t* positive,
            float* scratch, std::int64_t rows) {
   const Scratch mine = scratch_of(p, scratch, 0);
+  // Without a sign, as who reads the sum takes it.
+  auto sum = static_cast<std::uint32_t>(*positive);
   for (std::int64_t row = 0; row < rows; ++row) {
     const MocRows r = row_of(p, kept, row);
     read_index(p, r.index, mine);
     for (std::int64_t i = 0; i < p.size; ++i)
       counts[i] += mine.bits[i / kBlock] >> (i % kBlock) & 1;
-    for (std::int64_t k = 0; k < p.keep; ++k) *positive += r.gate[k] > 0.0f ? 1 : 0;
+    for (std::int64_t k = 0; k < p.keep; ++k) sum += r.gate[k] > 0.0f ? 1 : 0;
   }
+  *positive = static_cast<std::int32_t>(sum);
 }
 
 }  // namespace

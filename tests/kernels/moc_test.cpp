@@ -158,6 +158,21 @@ TEST_P(MocTest, EqualsTheMaskedDenseFormula) {
   expect_masked_dense(shape, 4, true);
 }
 
+TEST_P(MocTest, TakesAsManyChannelsAsThereCanBe) {
+  if (!on_cpu()) GTEST_SKIP() << "takes too long on a model of a GPU";
+  constexpr std::int64_t kMost = MocShape::kMaxChannels;
+  for (const MocIndex index : {MocIndex::uint16, MocIndex::bitmap}) {
+    for (const std::int64_t keep : {std::int64_t{1}, std::int64_t{4096}, kMost - 1, kMost})
+      expect_masked_dense(shape_of(kMost, keep, index), 1, true);
+    expect_masked_dense(of_eight(kMost, index), 1, true);
+    // All alike.
+    const std::vector<int> kept =
+        select(shape_of(kMost, kMost - 1, index), Values(static_cast<std::size_t>(kMost), -0.5f));
+    EXPECT_EQ(kept.size(), static_cast<std::size_t>(kMost - 1));
+    EXPECT_EQ(kept.back(), static_cast<int>(kMost - 2));
+  }
+}
+
 TEST_P(MocTest, AllChannelsAreTheDenseFfn) {
   constexpr std::int64_t kRows = 5;
   constexpr std::int64_t kSize = 43;

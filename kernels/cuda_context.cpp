@@ -59,6 +59,19 @@ void check(cudaError_t status, const char* what) {
                                        cudaGetErrorString(status), cudaGetErrorName(status)));
 }
 
+void refuse_shared_bytes(const char* kernel, std::size_t bytes) {
+  cudaGetLastError();  // it would be reported again by the next launch
+  int ordinal = -1;
+  cudaGetDevice(&ordinal);
+  int most = 0;
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
+        "asking for the shared memory of a block");
+  throw std::invalid_argument(
+      fmt::format("{} needs {} bytes of shared memory in a block for operands of this size, and "
+                  "cuda:{} has {} at most\nhint: a smaller size, or the backend \"cpu\"",
+                  kernel, bytes, ordinal, most));
+}
+
 Context::Context(int ordinal) : ordinal_(ordinal) {
   // Read when the first context is made: with the usual 8 queues of the hardware streams share
   // some, and one that waits for another process would hold up one that does not.

@@ -13,6 +13,9 @@ namespace chaski::cuda {
 
 // Throws std::runtime_error naming what was asked, the device and CUDA's own word for the failure.
 void check(cudaError_t status, const char* what);
+// Throws std::invalid_argument: a block of the kernel asks for more shared memory than the current
+// device has.
+[[noreturn]] void refuse_shared_bytes(const char* kernel, std::size_t bytes);
 
 // A GPU and the stream on which all ops of a Device run, in order.
 class Context final : public DeviceBackend {

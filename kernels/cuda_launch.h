@@ -23,9 +23,10 @@ void launch(Device& device, const char* name, const LaunchShape& shape,
   // Above this a kernel must be told that it may.
   constexpr std::size_t kSharedWithoutAsking = 48 * 1024;
   if (shape.shared_bytes > kSharedWithoutAsking) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shape.shared_bytes)),
-          name);
+    const cudaError_t status = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
+    if (status == cudaErrorInvalidValue) refuse_shared_bytes(name, shape.shared_bytes);
+    check(status, name);
   }
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;

@@ -145,7 +145,7 @@ void moc_count(const MocShape& shape, const MocKept& kept, const Tensor& counts,
   const std::int64_t rows = kept.gate.shape().num_rows();
   require_moc_kept(kOp, shape, kept, rows);
   require_elements(kOp, "counts", counts, shape.intermediate_size);
-  require_elements(kOp, "positive", positive, 1);
+  require_elements(kOp, "positive", positive, 2);
   CHASKI_CUDA_OP(device, moc_count(shape, kept, counts, positive));
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
   const MocProblem problem = moc_problem_of(shape);

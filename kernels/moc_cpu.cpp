@@ -370,8 +370,7 @@ void backward(const MocProblem& p, const MocRows& kept, const float* dactivation
 void count(const MocProblem& p, const MocRows& kept, std::int32_t* counts, std::int32_t* positive,
            float* scratch, std::int64_t rows) {
   const Scratch mine = scratch_of(p, scratch, 0);
-  // Without a sign, as who reads the sum takes it.
-  auto sum = static_cast<std::uint32_t>(*positive);
+  std::uint64_t sum = 0;
   for (std::int64_t row = 0; row < rows; ++row) {
     const MocRows r = row_of(p, kept, row);
     read_index(p, r.index, mine);
@@ -379,7 +378,9 @@ void count(const MocProblem& p, const MocRows& kept, std::int32_t* counts, std::
       counts[i] += mine.bits[i / kBlock] >> (i % kBlock) & 1;
     for (std::int64_t k = 0; k < p.keep; ++k) sum += r.gate[k] > 0.0f ? 1 : 0;
   }
-  *positive = static_cast<std::int32_t>(sum);
+  sum += static_cast<std::uint32_t>(positive[0]);
+  positive[0] = static_cast<std::int32_t>(sum);
+  positive[1] += static_cast<std::int32_t>(sum >> 32);
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ struct MocKernels {
   void (*backward)(const MocProblem& problem, const MocRows& kept, const float* dactivation,
                    float* dgate_up, float* activation, float* scratch, std::int64_t rows,
                    int threads);
-  // counts [size], positive [1].
+  // counts [size]; positive [2], the halves of a number, the lower one first.
   void (*count)(const MocProblem& problem, const MocRows& kept, std::int32_t* counts,
                 std::int32_t* positive, float* scratch, std::int64_t rows);
 };

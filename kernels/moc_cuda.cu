@@ -276,7 +276,9 @@ __global__ void __launch_bounds__(kThreads)
   }
   unsigned total = 0;
   exclusive_scan(mine, total);
-  if (threadIdx.x == 0) atomicAdd(positive, static_cast<int>(total));
+  if (threadIdx.x != 0) return;
+  auto* halves = reinterpret_cast<unsigned*>(positive);  // not aligned to 8 bytes
+  if (atomicAdd(&halves[0], total) > 0xffffffffu - total) atomicAdd(&halves[1], 1u);
 }
 
 Selection selection_of(const MocShape& shape) {

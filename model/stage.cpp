@@ -171,7 +171,7 @@ void Stage::allocate_activations() {
   }
   if (options_.training && config_.moc) {
     channel_counts_ =
-        allocate_activation(DType::i32, {range_.num_layers, config_.intermediate_size + 1});
+        allocate_activation(DType::i32, {range_.num_layers, config_.intermediate_size + 2});
   }
   if (range_.has_head) {
     losses_ = allocate_activation(DType::f32, {tokens});
@@ -232,10 +232,10 @@ void Stage::run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, c
 
 void Stage::count_channels(std::int64_t layer, const MocKept& kept) const {
   const std::int64_t channels = config_.intermediate_size;
-  std::int32_t* counts = channel_counts_.i32() + layer * (channels + 1);
+  std::int32_t* counts = channel_counts_.i32() + layer * (channels + 2);
   moc_count(moc_shape(config_, options_.moc_index), kept,
             Tensor(device_, DType::i32, {channels}, counts),
-            Tensor(device_, DType::i32, {1}, counts + channels));
+            Tensor(device_, DType::i32, {2}, counts + channels));
 }
 
 std::vector<ChannelUse> Stage::take_channel_use() {
@@ -248,8 +248,8 @@ std::vector<ChannelUse> Stage::take_channel_use() {
   std::vector<ChannelUse> layers(static_cast<std::size_t>(range_.num_layers));
   auto row = counts.begin();
   for (ChannelUse& layer : layers) {
-    layer.counts.assign(row, row + (columns - 1));
-    layer.positive = row[columns - 1];
+    layer.counts.assign(row, row + (columns - 2));
+    layer.positive = row[columns - 2] | std::uint64_t{row[columns - 1]} << 32;
     row += columns;
   }
   return layers;

@@ -64,7 +64,7 @@ class GradientListener {
 // How the tokens of some forward passes used the channels of one layer's FFN, with MoC.
 struct ChannelUse {
   std::vector<std::uint32_t> counts;  // [intermediate_size]: of tokens that selected the channel
-  std::uint32_t positive = 0;         // of kept gates above zero
+  std::uint64_t positive = 0;         // of kept gates above zero
 };
 
 // A contiguous range of blocks with a hand-written forward and backward pass.
@@ -164,8 +164,7 @@ class Stage {
   Tensor input_gradient_;
   Tensor losses_;
   Tensor loss_totals_;  // [2] f64
-  // [num_layers, intermediate_size + 1] i32, with MoC: how many tokens selected each channel, then
-  // how many kept gates were positive.
+  // [num_layers, intermediate_size + 2] i32, with MoC: moc_count()'s counts, then its `positive`.
   Tensor channel_counts_;
 };
 

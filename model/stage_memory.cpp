@@ -285,7 +285,7 @@ std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const Sta
   add("norm scales", whole * 2 * floats(tokens));
   if (options.training && config.moc) {
     add("counts of selected channels",
-        bytes_of(DType::i32, range.num_layers * (config.intermediate_size + 1)));
+        bytes_of(DType::i32, range.num_layers * (config.intermediate_size + 2)));
   }
   add("positions", slots * bytes_of(DType::i32, tokens));
   if (range.has_head) {

@@ -298,7 +298,7 @@ TEST(Plan, FeedForwardNetworksKeepWhatTheyAreSaidTo) {
       return choices[i].plan.ranks[0].device_bytes(MemoryCategory::activations);
     };
     // Counts of each layer's channels and of positive gates; rounded up to cache lines.
-    const std::int64_t counts = (4 * (f + 1) * 4 + 63) / 64 * 64;
+    const std::int64_t counts = (4 * (f + 2) * 4 + 63) / 64 * 64;
     for (std::size_t i = 0; i < expected.size(); ++i) {
       EXPECT_EQ(choices[i].name, expected[i].first);
       EXPECT_EQ(choices[i].bytes_per_token, expected[i].second) << choices[i].name;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <set>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "kernels/matmul.h"
 #include "kernels/swiglu.h"
@@ -42,6 +44,29 @@ Case random_case(std::int64_t tokens, std::int64_t hidden, const MocShape& shape
           test::random_values(size * hidden, 3),
           test::random_values(hidden * size, 4)};
 }
+
+// A matrix whose rows are pages.
+class PageRows {
+ public:
+  explicit PageRows(std::int64_t rows)
+      : bytes_(static_cast<std::size_t>(rows) * kPageBytes),
+        data_(static_cast<std::byte*>(
+            mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {}
+  ~PageRows() { munmap(data_, bytes_); }
+  PageRows(const PageRows&) = delete;
+  PageRows& operator=(const PageRows&) = delete;
+
+  float* row(std::int64_t i) const {
+    return reinterpret_cast<float*>(data_ + static_cast<std::size_t>(i) * kPageBytes);
+  }
+  void forbid(std::int64_t i) const { ASSERT_EQ(mprotect(row(i), kPageBytes, PROT_NONE), 0); }
+
+  inline static const auto kPageBytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+
+ private:
+  std::size_t bytes_;
+  std::byte* data_;
+};
 
 class MocDecodeTest : public test::OpTest {
  protected:
@@ -195,7 +220,7 @@ TEST_P(MocDecodeTest, TokensShareChannelsOrDoNot) {
   EXPECT_EQ(decode(c).rows_read, 64);
 }
 
-// Not a number in what was not selected is not seen: those rows are not read.
+// Not a number in what was not selected is not seen.
 TEST_P(MocDecodeTest, OtherRowsAreNotUsed) {
   Case c = random_case(2, 40, shape_of(60, 9));
   const Result clean = decode(c);
@@ -208,6 +233,35 @@ TEST_P(MocDecodeTest, OtherRowsAreNotUsed) {
     }
   }
   EXPECT_TRUE(test::same_bits(decode(c).out, clean.out));
+}
+
+// Rows of a page of memory each: who reads one that is not selected is ended by the system.
+TEST_P(MocDecodeTest, OtherRowsAreNotRead) {
+  if (!on_cpu()) GTEST_SKIP() << "pages are the CPU's memory";
+  const auto hidden = static_cast<std::int64_t>(PageRows::kPageBytes / sizeof(float));
+  const std::int64_t size = 60;
+  const Case c = random_case(3, hidden, shape_of(size, 9));
+  const Result expected = decode(c);
+  const std::set<std::uint16_t> selected(expected.channels.begin(), expected.channels.end());
+  const PageRows up(size);
+  const PageRows down(size);
+  for (const std::uint16_t i : selected) {
+    std::copy_n(c.up.begin() + i * hidden, hidden, up.row(i));
+    for (std::int64_t h = 0; h < hidden; ++h)
+      down.row(i)[h] = c.down[static_cast<std::size_t>(h * size + i)];
+  }
+  for (std::int64_t i = 0; i < size; ++i) {
+    if (selected.count(static_cast<std::uint16_t>(i)) != 0) continue;
+    up.forbid(i);
+    down.forbid(i);
+  }
+  const MocSelection selection{poisoned_activations({3, 9}), zeros({3, 18}, DType::u8)};
+  const Tensor out = poisoned_activations({3, hidden});
+  moc_decode(c.shape, activations({3, hidden}, c.x), activations({3, size}, c.gates),
+             {Tensor(device(), DType::f32, {size, hidden}, up.row(0)),
+              Tensor(device(), DType::f32, {size, hidden}, down.row(0))},
+             selection, out);
+  EXPECT_TRUE(test::same_bits(values(out), expected.out));
 }
 
 // A channel that is not a number in one token's selection does not reach the other tokens.
@@ -267,7 +321,8 @@ TEST_P(MocDecodeTest, TheNumberOfThreadsChangesNoBit) {
   if (!on_cpu()) GTEST_SKIP() << "threads are the CPU's";
   for (const std::int64_t tokens : {1, 4}) {
     expect_same_for_any_threads(
-        [&] { return decode(random_case(tokens, 1000, shape_of(700, 130))).out; });
+        // Enough gates, too, for several threads to select.
+        [&] { return decode(random_case(tokens, 130, shape_of(4500, 1000))).out; });
   }
 }
 

@@ -243,11 +243,22 @@ class ConfigReader {
   void resolve_moc(ModelConfig& model) const {
     if (model.ffn != FeedForwardKind::moc) return refuse_moc_keys();
     CountOrRatio& keep = model.moc.keep;
-    if (keep.ratio > 0.0) {
-      const auto channels = static_cast<double>(model.llama.intermediate_size);
-      keep = {.count = std::max<std::int64_t>(1, std::llround(keep.ratio * channels))};
-    }
+    if (keep.ratio > 0.0) keep = {.count = kept_of_ratio(model)};
     model.llama.moc = MocConfig{keep.count, model.moc.pattern, model.moc.selection};
+  }
+
+  // With the pattern 2:8 a quarter is what that keeps, whatever is left after the last eight.
+  static std::int64_t kept_of_ratio(const ModelConfig& model) {
+    const double ratio = model.moc.keep.ratio;
+    const std::int64_t channels = model.llama.intermediate_size;
+    if (model.moc.pattern == MocPattern::two_of_eight) {
+      if (ratio == 0.25) return MocShape::kept_of_eight(channels);
+      throw std::invalid_argument(
+          fmt::format("model.moc.keep = {} is not allowed: model.moc.pattern = \"2:8\" keeps a "
+                      "quarter\nhint: leave model.moc.keep out",
+                      ratio));
+    }
+    return std::max<std::int64_t>(1, std::llround(ratio * static_cast<double>(channels)));
   }
 
   // What would have no effect.

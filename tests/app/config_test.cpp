@@ -147,6 +147,9 @@ TEST(Config, ChannelsAreCountedOrShared) {
   EXPECT_EQ(moc({"model.moc.keep=0.0001"}).keep, 1);
   EXPECT_EQ(moc({"model.moc.pattern=2:8"}), (MocConfig{88, MocPattern::two_of_eight}));
   EXPECT_EQ(moc({"model.moc.pattern=2:8", "model.intermediate_size=341"}).keep, 86);
+  EXPECT_EQ(
+      moc({"model.moc.pattern=2:8", "model.moc.keep=0.25", "model.intermediate_size=341"}).keep,
+      86);
   EXPECT_EQ(moc({"model.moc.selection=silu-magnitude"}).score, MocScore::silu_magnitude);
   EXPECT_FALSE(parse(kMinimalConfig).model.llama.moc);
   const TrainConfig in_file = parse(kMinimalConfig + "[model.moc]\nkeep = 7\n", {"model.ffn=moc"});

@@ -46,9 +46,9 @@ void select(const Device& device, const MocShape& shape, const Tensor& gates,
 
 bool moc_decode_pays(const MocShape& shape, std::int64_t tokens) {
   const std::int64_t size = shape.intermediate_size;
-  // Four times a quarter, rounded up to whole groups of eight, still counts as all channels.
+  // Six times a quarter, rounded up to whole groups of eight, still counts as six quarters.
   constexpr std::int64_t kGroup = 8;
-  return tokens <= kMaxMocDecodeTokens && tokens * shape.keep < size + kGroup &&
+  return tokens <= kMaxMocDecodeTokens && 2 * tokens * shape.keep < 3 * (size + kGroup) &&
          4 * shape.keep <= 3 * size;
 }
 

@@ -16,10 +16,10 @@ namespace chaski {
 inline constexpr std::int64_t kMaxMocDecodeTokens = 16;
 
 // Whether so many tokens take less time so than with products of all channels (moc_forward() or
-// swiglu_forward() between two of linear_forward()): where the tokens together select as many
-// channels as there are at most, and a token three quarters of them. Measured on Zen 4 with two
-// threads: 1.8 times as fast at keep / I = 0.19 for a token, 1.6 for two, 1.3 for four, 0.9 for
-// eight. Not measured on a GPU, of which the same is said.
+// swiglu_forward() between two of linear_forward()): where the tokens select one and a half times
+// as many channels as there are at most (at random that is four fifths of them together), and a
+// token three quarters of them. Measured on AVX-512 (docs/moc.md). Not measured on a GPU, of which
+// the same is said.
 bool moc_decode_pays(const MocShape& shape, std::int64_t tokens);
 
 struct MocDecodeWeights {

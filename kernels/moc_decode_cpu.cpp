@@ -21,7 +21,11 @@ constexpr std::int64_t kRows = 4;
 constexpr std::int64_t kGroup = 16;
 // Columns of a group's rows that fit a cache beside those of some tokens.
 constexpr std::int64_t kColumns = 256;
-// Columns of the result that a thread takes at least: less of a row is read slowly.
+// Parts of the channels that are summed apart, so that threads read whole rows: two threads that
+// read half of each row take as long as one that reads it all. As many whatever the threads, for
+// the same bits.
+constexpr std::int64_t kSegments = 8;
+// Columns of the result that a thread takes at least where there are more threads than segments.
 constexpr std::int64_t kMinColumns = 128;
 constexpr std::int64_t kFloatsOfCacheLine = 16;
 constexpr std::int64_t kMaxTokens = MocDecodeProblem::kMaxTokens;
@@ -41,8 +45,11 @@ struct Union {
   std::int32_t* places;    // [tokens · keep], by entry
 };
 
+std::int64_t partial_words(const MocDecodeProblem& p) {
+  return kSegments * p.tokens * p.hidden;
+}
 std::int64_t scratch_words(const MocDecodeProblem& p) {
-  return 3 * p.tokens * p.keep + 3 * p.size + 1;
+  return partial_words(p) + 3 * p.tokens * p.keep + 3 * p.size + 1;
 }
 
 // Of one token it is the token's own list.
@@ -101,19 +108,24 @@ struct Group {
   } tokens[kMaxTokens];
 };
 
-const float* row_of(const MocDecodeProblem& p, const Union& all, const float* weight,
-                    std::int64_t c) {
-  return weight + all.channels[least(c, all.count - 1)] * p.hidden;
-}
+// Places in the union.
+struct Range {
+  std::int64_t begin;
+  std::int64_t end;
+};
 
-// The group that begins at channels[begin], of which columns from `column` on are read.
-void gather(const MocDecodeProblem& p, const Union& all, const float* weight, std::int64_t begin,
+// The first group of a range, of which columns from `column` on are read.
+void gather(const MocDecodeProblem& p, const Union& all, const float* weight, Range range,
             std::int64_t column, Group& group) {
-  group.count = least(kGroup, all.count - begin);
+  const std::int64_t begin = range.begin;
+  const auto row_of = [&](std::int64_t c) {
+    return weight + all.channels[least(c, range.end - 1)] * p.hidden + column;
+  };
+  group.count = least(kGroup, range.end - begin);
   for (std::int64_t token = 0; token < p.tokens; ++token) group.tokens[token].count = 0;
   for (std::int64_t i = 0; i < kGroup; ++i) {
-    group.rows[i] = row_of(p, all, weight, begin + i) + column;
-    group.next[i] = row_of(p, all, weight, begin + kGroup + i) + column;
+    group.rows[i] = row_of(begin + i);
+    group.next[i] = row_of(begin + kGroup + i);
   }
   for (std::int64_t i = 0; i < group.count; ++i) {
     for (std::int32_t e = all.first[begin + i]; e < all.first[begin + i + 1]; ++e) {
@@ -124,24 +136,53 @@ void gather(const MocDecodeProblem& p, const Union& all, const float* weight, st
   }
 }
 
-// work(token, its first row, how many, rows to ask for or null) for up to kRows of a token's rows
-// at a time. There are at least as many calls as the group has kRows rows, so that all of the next
-// group's are asked for.
+// Rows of the next group to ask for while one takes up to kRows rows of a token, at the same
+// columns.
+struct Asked {
+  std::int64_t count;  // 0, 1, 2 or 4
+  const float* const* rows;
+};
+
+// work(token, its first row, how many, rows to ask for) for up to kRows of a token's rows at a
+// time. What is asked for is spread over all of these calls: memory would else have nothing to do
+// in the last of them. There are at least as many calls as the group has kRows rows.
 template <typename Work>
 [[gnu::always_inline]] inline void for_each_quad(const MocDecodeProblem& p, const Group& group,
                                                  const Work& work) {
+  std::int64_t quads = 0;
+  for (std::int64_t token = 0; token < p.tokens; ++token)
+    quads += (group.tokens[token].count + kRows - 1) / kRows;
+  const std::int64_t share = 2 * quads < kGroup ? 4 : quads < kGroup ? 2 : 1;
   std::int64_t asked = 0;
   for (std::int64_t token = 0; token < p.tokens; ++token) {
     const std::int64_t count = group.tokens[token].count;
-    for (std::int64_t i = 0; i < count; i += kRows, asked += kRows)
-      work(token, i, least(kRows, count - i), asked < kGroup ? group.next + asked : nullptr);
+    for (std::int64_t i = 0; i < count; i += kRows, asked += share) {
+      work(token, i, least(kRows, count - i),
+           asked < kGroup ? Asked{share, group.next + asked} : Asked{0, nullptr});
+    }
   }
 }
 
 // Into the second cache: the first one has room for fewer requests under way than memory can serve.
+template <std::int64_t kAsked>
 [[gnu::always_inline]] inline void ask_for(const float* const* rows, std::int64_t column) {
 #pragma GCC unroll 4
-  for (std::int64_t r = 0; r < kRows; ++r) __builtin_prefetch(rows[r] + column, 0, 2);
+  for (std::int64_t r = 0; r < kAsked; ++r) __builtin_prefetch(rows[r] + column, 0, 2);
+}
+
+// run.operator()<asked.count>().
+template <typename Run>
+[[gnu::always_inline]] inline void with_count_of(const Asked& asked, const Run& run) {
+  switch (asked.count) {
+    case 0:
+      return run.template operator()<0>();
+    case 1:
+      return run.template operator()<1>();
+    case 2:
+      return run.template operator()<2>();
+    default:
+      return run.template operator()<4>();
+  }
 }
 
 float sum_of(Vector v) {
@@ -154,13 +195,13 @@ float sum_of(Vector v) {
 }
 
 // sums[r] = x · rows[r], each in the same order whatever rows are beside it.
-template <bool kAsks>
+template <std::int64_t kAsked>
 void dot_rows(const float* x, const float* const* rows, const float* const* next,
               std::int64_t count, float* sums) {
   Vector partial[kRows] = {};
   std::int64_t i = 0;
   for (; i + kFloatsOfCacheLine <= count; i += kFloatsOfCacheLine) {
-    if constexpr (kAsks) ask_for(next, i);
+    ask_for<kAsked>(next, i);
 #pragma GCC unroll 4
     for (std::int64_t v = i; v < i + kFloatsOfCacheLine; v += kVectorLanes) {
       const Vector factor = load(x + v);
@@ -180,17 +221,18 @@ void multiply_up(const MocDecodeProblem& p, const float* x, const float* up, con
 #pragma omp parallel for num_threads(p.threads) schedule(static)
   for (std::int64_t begin = 0; begin < all.count; begin += kGroup) {
     Group group;
-    gather(p, all, up, begin, 0, group);
+    gather(p, all, up, {begin, all.count}, 0, group);
     for_each_quad(
         p, group,
-        [&](std::int64_t token, std::int64_t first, std::int64_t count, const float* const* next) {
+        [&](std::int64_t token, std::int64_t first, std::int64_t count, const Asked& asked) {
           const Group::Token& mine = group.tokens[token];
           const float* rows[kRows];
           for (std::int64_t r = 0; r < kRows; ++r) rows[r] = mine.rows[first + least(r, count - 1)];
           float sums[kRows];
           const float* x_of_token = x + token * p.hidden;
-          next != nullptr ? dot_rows<true>(x_of_token, rows, next, p.hidden, sums)
-                          : dot_rows<false>(x_of_token, rows, nullptr, p.hidden, sums);
+          with_count_of(asked, [&]<std::int64_t kAsked>() {
+            dot_rows<kAsked>(x_of_token, rows, asked.rows, p.hidden, sums);
+          });
           for (std::int64_t r = 0; r < count; ++r) {
             const std::int64_t place = mine.places[first + r];
             const float g = gate[place];
@@ -201,12 +243,12 @@ void multiply_up(const MocDecodeProblem& p, const float* x, const float* up, con
 }
 
 // out += Σ factors[r] · rows[r], in this order for each element.
-template <std::int64_t kCount, bool kAsks>
+template <std::int64_t kCount, std::int64_t kAsked>
 void add_rows(const float* const* rows, const float* const* next, const float* factors, float* out,
               std::int64_t begin, std::int64_t end) {
   std::int64_t i = begin;
   for (; i + kFloatsOfCacheLine <= end; i += kFloatsOfCacheLine) {
-    if constexpr (kAsks) ask_for(next, i);
+    ask_for<kAsked>(next, i);
 #pragma GCC unroll 4
     for (std::int64_t v = i; v < i + kFloatsOfCacheLine; v += kVectorLanes) {
       Vector sum = load(out + v);
@@ -220,70 +262,118 @@ void add_rows(const float* const* rows, const float* const* next, const float* f
   }
 }
 
-template <bool kAsks>
+template <std::int64_t kAsked>
 void add_up_to_four(std::int64_t rows_count, const float* const* rows, const float* const* next,
                     const float* factors, float* out, std::int64_t begin, std::int64_t end) {
   static_assert(kRows == 4);
   switch (rows_count) {
     case 1:
-      return add_rows<1, kAsks>(rows, next, factors, out, begin, end);
+      return add_rows<1, kAsked>(rows, next, factors, out, begin, end);
     case 2:
-      return add_rows<2, kAsks>(rows, next, factors, out, begin, end);
+      return add_rows<2, kAsked>(rows, next, factors, out, begin, end);
     case 3:
-      return add_rows<3, kAsks>(rows, next, factors, out, begin, end);
+      return add_rows<3, kAsked>(rows, next, factors, out, begin, end);
     default:
-      return add_rows<4, kAsks>(rows, next, factors, out, begin, end);
+      return add_rows<4, kAsked>(rows, next, factors, out, begin, end);
   }
 }
 
-// Columns [column, column + width) of all tokens' results.
-void multiply_strip(const MocDecodeProblem& p, const float* down, const Union& all,
-                    const float* products, float* out, std::int64_t column, std::int64_t width) {
-  const std::int64_t block = p.tokens == 1 ? width : kColumns;
-  for (std::int64_t first = 0; first < all.count; first += kGroup) {
+// Of the union the channels [begin, end), of the result the columns [column, column + width).
+struct Segment {
+  std::int64_t begin;
+  std::int64_t end;
+  std::int64_t column;
+  std::int64_t width;
+};
+
+// The share of a segment in all tokens' results.
+void multiply_segment(const MocDecodeProblem& p, const float* down, const Union& all,
+                      const float* products, const Segment& segment, float* out) {
+  const std::int64_t column = segment.column;
+  for (std::int64_t token = 0; token < p.tokens; ++token) {
+    float* mine = out + token * p.hidden + column;
+    for (std::int64_t i = 0; i < segment.width; ++i) mine[i] = 0.0f;
+  }
+  const std::int64_t block = p.tokens == 1 ? segment.width : kColumns;
+  for (std::int64_t first = segment.begin; first < segment.end; first += kGroup) {
     Group group;
-    gather(p, all, down, first, column, group);
-    for (std::int64_t begin = 0; begin < width; begin += block) {
-      const std::int64_t end = least(begin + block, width);
+    gather(p, all, down, {first, segment.end}, column, group);
+    for (std::int64_t begin = 0; begin < segment.width; begin += block) {
+      const std::int64_t end = least(begin + block, segment.width);
       for_each_quad(
           p, group,
-          [&](std::int64_t token, std::int64_t row, std::int64_t count, const float* const* next) {
+          [&](std::int64_t token, std::int64_t row, std::int64_t count, const Asked& asked) {
             const Group::Token& mine = group.tokens[token];
             float factors[kRows];
             for (std::int64_t r = 0; r < count; ++r) factors[r] = products[mine.places[row + r]];
             float* mine_out = out + token * p.hidden + column;
-            next != nullptr
-                ? add_up_to_four<true>(count, mine.rows + row, next, factors, mine_out, begin, end)
-                : add_up_to_four<false>(count, mine.rows + row, nullptr, factors, mine_out, begin,
-                                        end);
+            with_count_of(asked, [&]<std::int64_t kAsked>() {
+              add_up_to_four<kAsked>(count, mine.rows + row, asked.rows, factors, mine_out, begin,
+                                     end);
+            });
           });
     }
   }
 }
 
+// Where the channels of a segment begin in the union: bounds of channels, not of the union, so that
+// a token's sums do not depend on what others selected.
+std::int64_t begin_of_segment(const MocDecodeProblem& p, const Union& all, std::int64_t segment) {
+  const std::int64_t channel = segment * p.size / kSegments;
+  std::int64_t begin = 0;
+  std::int64_t end = all.count;
+  while (begin < end) {
+    const std::int64_t middle = (begin + end) / 2;
+    if (all.channels[middle] < channel) {
+      begin = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return begin;
+}
+
+void add_segments(const MocDecodeProblem& p, const float* partial, float* out) {
+  const std::int64_t count = p.tokens * p.hidden;
+#pragma omp for schedule(static)
+  for (std::int64_t i = 0; i < count; ++i) {
+    float sum = partial[i];
+    for (std::int64_t segment = 1; segment < kSegments; ++segment)
+      sum += partial[segment * count + i];
+    out[i] = sum;
+  }
+}
+
 void multiply_down(const MocDecodeProblem& p, const float* down, const Union& all,
-                   const float* products, float* out) {
+                   const float* products, float* partial, float* out) {
   const std::int64_t most = p.hidden < kMinColumns ? 1 : p.hidden / kMinColumns;
-  const std::int64_t strips = least(p.threads, most);
+  const std::int64_t strips = least((p.threads + kSegments - 1) / kSegments, most);
   const std::int64_t lines = (p.hidden + kFloatsOfCacheLine - 1) / kFloatsOfCacheLine;
   const std::int64_t width = (lines + strips - 1) / strips * kFloatsOfCacheLine;
-#pragma omp parallel for num_threads(static_cast <int>(strips)) schedule(static)
-  for (std::int64_t column = 0; column < p.hidden; column += width) {
-    const std::int64_t mine = least(width, p.hidden - column);
-    for (std::int64_t token = 0; token < p.tokens; ++token) {
-      for (std::int64_t i = 0; i < mine; ++i) out[token * p.hidden + column + i] = 0.0f;
+#pragma omp parallel num_threads(p.threads)
+  {
+    // Dynamic: a segment has as many rows to read as were selected of it.
+#pragma omp for schedule(dynamic) collapse(2)
+    for (std::int64_t segment = 0; segment < kSegments; ++segment) {
+      for (std::int64_t column = 0; column < p.hidden; column += width) {
+        multiply_segment(p, down, all, products,
+                         {begin_of_segment(p, all, segment), begin_of_segment(p, all, segment + 1),
+                          column, least(width, p.hidden - column)},
+                         partial + segment * p.tokens * p.hidden);
+      }
     }
-    multiply_strip(p, down, all, products, out, column, mine);
+    add_segments(p, partial, out);
   }
 }
 
 void run(const MocDecodeProblem& p, const float* x, const float* up, const float* down_transposed,
          const MocDecodeSelection& selection, float* out, void* scratch) {
-  auto* products = static_cast<float*>(scratch);
+  auto* partial = static_cast<float*>(scratch);
+  float* products = partial + partial_words(p);
   const Union all =
       unite(p, selection.channels, reinterpret_cast<std::int32_t*>(products + p.tokens * p.keep));
   multiply_up(p, x, up, selection.gate, all, products);
-  multiply_down(p, down_transposed, all, products, out);
+  multiply_down(p, down_transposed, all, products, partial, out);
 }
 
 // Squares of the matrix whose rows and columns are cache lines or more.

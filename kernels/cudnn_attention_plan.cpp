@@ -38,8 +38,8 @@ CudnnPlan make_plan(const CudnnTarget& target, AttentionPass pass, const Attenti
   try {
     return CudnnPlan(target, graph_of(pass, shape));
   } catch (const std::runtime_error& error) {
-    throw std::runtime_error(fmt::format("{} ({} pass)", error.what(),
-                                         pass == AttentionPass::forward ? "forward" : "backward"));
+    throw std::runtime_error(fmt::format(
+        "{} pass: {}", pass == AttentionPass::forward ? "forward" : "backward", error.what()));
   }
 }
 

@@ -221,8 +221,11 @@ CudnnDescriptor finalized_plan(const CudnnTarget& target, const CudnnDescriptor&
 CudnnDescriptor first_plan(const CudnnTarget& target, const Graph& graph) {
   const GraphDescription description(graph);
   const CudnnDescriptor operations = description.finalize(target);
-  std::string reason = "cuDNN has no engine for it";
-  for (const CudnnDescriptor& config : proposed_engines(target, operations)) {
+  cudnn_reason();  // no older one
+  const std::vector<CudnnDescriptor> engines = proposed_engines(target, operations);
+  std::string reason = engines.empty() ? cudnn_reason() : "";
+  reason = "cuDNN has no engine for it" + (reason.empty() ? "" : ": " + reason);
+  for (const CudnnDescriptor& config : engines) {
     if (!says_deterministic(config)) {
       reason = "cuDNN has no engine for it that gives the same bits each time";
       continue;

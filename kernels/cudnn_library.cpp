@@ -1,10 +1,10 @@
 #include "kernels/cudnn_library.h"
 
-#include <algorithm>
 #include <array>
 #include <dlfcn.h>
 #include <fmt/format.h>
 #include <stdexcept>
+#include <string_view>
 
 namespace chaski::cuda {
 namespace {
@@ -60,16 +60,23 @@ std::string cudnn_version_text(std::size_t version) {
   return fmt::format("cuDNN {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
+std::string cudnn_reason() {
+  std::array<char, 4096> words{};
+  cudnn().GetLastErrorString(words.data(), words.size());
+  // Where an error has passed through several functions each has a line, the first one first.
+  std::string_view text = words.data();
+  constexpr std::string_view kReason = "Reason: ";
+  if (const auto begin = text.find(kReason); begin != text.npos)
+    text.remove_prefix(begin + kReason.size());
+  return std::string(text.substr(0, text.find('\n')));
+}
+
 void check_cudnn(cudnnStatus_t status, const char* what) {
   if (status == CUDNN_STATUS_SUCCESS) return;
-  std::array<char, 1024> words{};
-  cudnn().GetLastErrorString(words.data(), words.size());
-  std::string text = words.data();
-  std::replace(text.begin(), text.end(), '\n', ' ');
-  while (!text.empty() && text.back() == ' ') text.pop_back();
+  const std::string reason = cudnn_reason();
   throw std::runtime_error(fmt::format("cuDNN: {} failed: {}{}{}", what,
-                                       cudnn().GetErrorString(status), text.empty() ? "" : ": ",
-                                       text));
+                                       cudnn().GetErrorString(status), reason.empty() ? "" : ": ",
+                                       reason));
 }
 
 }  // namespace chaski::cuda

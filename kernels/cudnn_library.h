@@ -28,7 +28,11 @@ const CudnnFunctions& cudnn();
 // As cudnnGetVersion counts: 91900 is 9.19.0.
 std::string cudnn_version_text(std::size_t version);
 
-// Throws std::runtime_error with cuDNN's own words in one line.
+// Why the last call of this thread did not do what it was asked to, in cuDNN's words and one line;
+// empty where it said nothing since it was asked.
+std::string cudnn_reason();
+
+// Throws std::runtime_error with that reason.
 void check_cudnn(cudnnStatus_t status, const char* what);
 
 }  // namespace chaski::cuda

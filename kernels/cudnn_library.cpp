@@ -68,6 +68,7 @@ std::string cudnn_reason() {
   constexpr std::string_view kReason = "Reason: ";
   if (const auto begin = text.find(kReason); begin != text.npos)
     text.remove_prefix(begin + kReason.size());
+  if (text.starts_with('{')) return {};  // an engine's settings without a reason
   return std::string(text.substr(0, text.find('\n')));
 }
 

@@ -18,7 +18,7 @@ struct Gpu {
   int shared_bytes;     // most of a block
   int blocks, threads;  // of a multiprocessor
   std::int64_t memory;
-  int clock_khz, memory_clock_khz, cache_bytes;
+  int clock_khz, memory_clock_khz, memory_bits, cache_bytes;
 };
 
 void PrintTo(const Gpu& gpu, std::ostream* stream) {
@@ -26,15 +26,43 @@ void PrintTo(const Gpu& gpu, std::ostream* stream) {
 }
 
 constexpr std::int64_t kGiB = std::int64_t{1} << 30;
-constexpr Gpu kA100 = {
-    "NVIDIA A100-SXM4-80GB", 80, 108, 166912, 32, 2048, 80 * kGiB, 1410000, 1593000, 40 << 20};
-constexpr Gpu kRtx4090 = {
-    "NVIDIA GeForce RTX 4090", 89, 128, 101376, 24, 1536, 24 * kGiB, 2520000, 10501000, 72 << 20};
-constexpr Gpu kH100 = {
-    "NVIDIA H100 80GB HBM3", 90, 132, 232448, 32, 2048, 80 * kGiB, 1980000, 2619000, 50 << 20};
-constexpr Gpu kB200 = {"NVIDIA B200", 100,        148,     232448,  32,
-                       2048,          180 * kGiB, 1965000, 3996000, 126 << 20};
-constexpr Gpu kT4 = {"Tesla T4", 75, 40, 65536, 16, 1024, 16 * kGiB, 1590000, 5001000, 4 << 20};
+constexpr Gpu kA100 = {"NVIDIA A100-SXM4-80GB",
+                       80,
+                       108,
+                       166912,
+                       32,
+                       2048,
+                       80 * kGiB,
+                       1410000,
+                       1593000,
+                       5120,
+                       40 << 20};
+constexpr Gpu kRtx4090 = {"NVIDIA GeForce RTX 4090",
+                          89,
+                          128,
+                          101376,
+                          24,
+                          1536,
+                          24 * kGiB,
+                          2520000,
+                          10501000,
+                          384,
+                          72 << 20};
+constexpr Gpu kH100 = {"NVIDIA H100 80GB HBM3",
+                       90,
+                       132,
+                       232448,
+                       32,
+                       2048,
+                       80 * kGiB,
+                       1980000,
+                       2619000,
+                       5120,
+                       50 << 20};
+constexpr Gpu kB200 = {"NVIDIA B200", 100,     148,     232448, 32,       2048,
+                       180 * kGiB,    1965000, 3996000, 8192,   126 << 20};
+constexpr Gpu kT4 = {"Tesla T4", 75,      40,      65536, 16,     1024,
+                     16 * kGiB,  1590000, 5001000, 256,   4 << 20};
 
 std::string json_of(const Gpu& gpu) {
   return fmt::format(
@@ -44,9 +72,11 @@ std::string json_of(const Gpu& gpu) {
       R"("maxCtasPerSM":{},"maxThreadsPerSM":{},"maxThreadsPerBlock":1024,"warpSize":32,)"
       R"("regsPerBlock":65536,"maxRegistersPerSM":65536,"maxGridSize":[2147483647,65535,65535],)"
       R"("maxBlockSize":[1024,1024,64],"totalGlobalMem":{},"smClockRateKHz":{},)"
-      R"("memClockRateKHz":{},"l2CacheSize":{},"isTccDriver":0,"supportCoopLaunch":1}})",
+      R"("memClockRateKHz":{},"memoryBusWidth":{},"l2CacheSize":{},"isTccDriver":0,)"
+      R"("supportCoopLaunch":1}})",
       gpu.name, gpu.architecture * 10, gpu.multiprocessors, gpu.shared_bytes, gpu.blocks,
-      gpu.threads, gpu.memory, gpu.clock_khz, gpu.memory_clock_khz, gpu.cache_bytes);
+      gpu.threads, gpu.memory, gpu.clock_khz, gpu.memory_clock_khz, gpu.memory_bits,
+      gpu.cache_bytes);
 }
 
 class CudnnPlansTest : public ::testing::Test {
@@ -88,7 +118,19 @@ class CudnnPlansTest : public ::testing::Test {
   CudnnTarget target_;
 };
 
-class CudnnPlansOfGpuTest : public CudnnPlansTest, public ::testing::WithParamInterface<Gpu> {};
+MATCHER(IsOneLine, "") {
+  return !arg.empty() && arg.find('\n') == std::string::npos;
+}
+
+class CudnnPlansOfGpuTest : public CudnnPlansTest, public ::testing::WithParamInterface<Gpu> {
+ protected:
+  // Of older versions' backward pass.
+  static bool is_known_fault(const AttentionShape& shape) {
+    const std::size_t version = cudnn().GetVersion();
+    return (version <= 91500 && shape.sequence_length % 128 != 0) ||
+           (version < 91800 && GetParam().architecture == 100);
+  }
+};
 
 TEST_P(CudnnPlansOfGpuTest, BothPassesOfManyShapes) {
   describe(GetParam());
@@ -104,6 +146,10 @@ TEST_P(CudnnPlansOfGpuTest, BothPassesOfManyShapes) {
     const AttentionPlan forward = plan(AttentionPass::forward, shape);
     EXPECT_TRUE(forward.is_deterministic());
     EXPECT_GE(forward.workspace_bytes(), 1);
+    if (is_known_fault(shape)) {
+      EXPECT_THAT(refusal(AttentionPass::backward, shape), IsOneLine());
+      continue;
+    }
     const AttentionPlan backward = plan(AttentionPass::backward, shape);
     EXPECT_TRUE(backward.is_deterministic());
     // At least what softmax's gradient subtracts in each row.
@@ -131,10 +177,6 @@ TEST_F(CudnnPlansTest, ALargeBatchGoesInPartsOfTheWorkspaceAllowed) {
   EXPECT_GT(longest.workspace_bytes(), kMostAttentionWorkspace);
 }
 
-MATCHER(IsOneLine, "") {
-  return !arg.empty() && arg.find('\n') == std::string::npos;
-}
-
 TEST_F(CudnnPlansTest, WhatItCannotTakeIsRefusedInOneLine) {
   describe(kT4);
   EXPECT_THAT(refusal(AttentionPass::forward, {2, 256, 8, 8, 64}), IsOneLine());
@@ -142,7 +184,10 @@ TEST_F(CudnnPlansTest, WhatItCannotTakeIsRefusedInOneLine) {
   describe(kA100);
   const std::string too_wide = refusal(AttentionPass::backward, {2, 256, 4, 4, 256});
   EXPECT_THAT(too_wide, IsOneLine());
-  EXPECT_THAT(too_wide, ::testing::HasSubstr("128")) << "cuDNN says what it takes at most";
+  // Older ones do not say what they take at most.
+  if (cudnn().GetVersion() >= 91900) {
+    EXPECT_THAT(too_wide, ::testing::HasSubstr("128"));
+  }
   EXPECT_THAT(refusal(AttentionPass::backward, {2, 1, 4, 4, 64}), IsOneLine());
   // Rows that are not as aligned as described, and a query head without a key head.
   EXPECT_THAT(refusal(AttentionPass::forward, {1, 64, 4, 4, 12}), IsOneLine());

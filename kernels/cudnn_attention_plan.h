@@ -5,11 +5,11 @@
 
 namespace chaski::cuda {
 
-// One pass of one shape, ready to run. The reproducible backward pass of GPUs before Blackwell
-// keeps a matrix of scores for each head in the workspace: where that would be more than
-// kMostAttentionWorkspace, the sequences of a batch go one part after the other.
+// The reproducible backward pass keeps a matrix of scores for each query head in the workspace.
+// Where that would be more than so many bytes, the sequences of a batch go in parts.
 inline constexpr std::int64_t kMostAttentionWorkspace = std::int64_t{512} << 20;
 
+// One pass of one shape, ready to run.
 class AttentionPlan {
  public:
   // Throws std::runtime_error, in one line, where cuDNN cannot run it or is known to run it wrong.

@@ -15,17 +15,18 @@ GraphDims packed(const GraphDims& dims) {
 // that enter a product in bf16; keys (in the backward pass values, too) given as transposed.
 class AttentionGraph {
  public:
-  AttentionGraph(const AttentionShape& shape, float masked)
+  AttentionGraph(const AttentionShape& shape, const AttentionShape& rows, float masked)
       : shape_(shape),
+        rows_(rows),
         scores_{shape.batch, shape.num_heads, shape.sequence_length, shape.sequence_length},
         statistics_{shape.batch, shape.num_heads, shape.sequence_length, 1},
         masked_(masked) {}
 
   Graph forward() {
-    operand(heads(shape_.num_heads), in_rows_of(shape_.qkv_size()));
+    operand(heads(shape_.num_heads), in_rows_of(rows_.qkv_size()));
     transposed_operand(shape_.num_kv_heads);
-    operand(heads(shape_.num_kv_heads), in_rows_of(shape_.qkv_size()));
-    operand(heads(shape_.num_heads), in_rows_of(shape_.query_size()));
+    operand(heads(shape_.num_kv_heads), in_rows_of(rows_.qkv_size()));
+    operand(heads(shape_.num_heads), in_rows_of(rows_.query_size()));
     operand(statistics_, packed(statistics_), GraphType::f32);
 
     const int scores = add_mask(add_scores());
@@ -42,15 +43,15 @@ class AttentionGraph {
   }
 
   Graph backward() {
-    operand(heads(shape_.num_heads), in_rows_of(shape_.qkv_size()));
+    operand(heads(shape_.num_heads), in_rows_of(rows_.qkv_size()));
     transposed_operand(shape_.num_kv_heads);
     transposed_operand(shape_.num_kv_heads);
-    operand(heads(shape_.num_heads), in_rows_of(shape_.query_size()));
+    operand(heads(shape_.num_heads), in_rows_of(rows_.query_size()));
     operand(statistics_, packed(statistics_), GraphType::f32);
-    operand(heads(shape_.num_heads), in_rows_of(shape_.query_size()));
-    operand(heads(shape_.num_heads), in_rows_of(shape_.qkv_size()));
-    operand(heads(shape_.num_kv_heads), in_rows_of(shape_.qkv_size()));
-    operand(heads(shape_.num_kv_heads), in_rows_of(shape_.qkv_size()));
+    operand(heads(shape_.num_heads), in_rows_of(rows_.query_size()));
+    operand(heads(shape_.num_heads), in_rows_of(rows_.qkv_size()));
+    operand(heads(shape_.num_kv_heads), in_rows_of(rows_.qkv_size()));
+    operand(heads(shape_.num_kv_heads), in_rows_of(rows_.qkv_size()));
 
     // What softmax's gradient subtracts in each row. A kernel of its own computes it first, so it
     // has to be in memory; the factor of 1 is where dropout would be.
@@ -73,7 +74,7 @@ class AttentionGraph {
     // Straight into the gradient: with sums of its own in memory, to which blocks add in the order
     // in which they come, the result would differ from run to run.
     const int keys = new_tensor(GraphPlace::inside, GraphType::bf16, heads(shape_.num_kv_heads),
-                                in_rows_of(shape_.qkv_size()));
+                                in_rows_of(rows_.qkv_size()));
     add(GraphOperator::transpose, {kKeys}, keys);
     add(GraphOperator::matmul, {dscores, keys}, kDqueries);
     return std::move(graph_);
@@ -101,7 +102,7 @@ class AttentionGraph {
   }
   void transposed_operand(std::int64_t num_heads) {
     GraphDims dims = heads(num_heads);
-    GraphDims strides = in_rows_of(shape_.qkv_size());
+    GraphDims strides = in_rows_of(rows_.qkv_size());
     std::swap(dims[2], dims[3]);
     std::swap(strides[2], strides[3]);
     operand(dims, strides);
@@ -165,6 +166,7 @@ class AttentionGraph {
   }
 
   AttentionShape shape_;
+  AttentionShape rows_;
   GraphDims scores_;
   GraphDims statistics_;
   float masked_;
@@ -173,12 +175,37 @@ class AttentionGraph {
 
 }  // namespace
 
-Graph attention_forward_graph(const AttentionShape& shape, float masked) {
-  return AttentionGraph(shape, masked).forward();
+Graph attention_forward_graph(const AttentionShape& shape, const AttentionShape& rows,
+                              float masked) {
+  return AttentionGraph(shape, rows, masked).forward();
 }
 
-Graph attention_backward_graph(const AttentionShape& shape, float masked) {
-  return AttentionGraph(shape, masked).backward();
+Graph attention_backward_graph(const AttentionShape& shape, const AttentionShape& rows,
+                               float masked) {
+  return AttentionGraph(shape, rows, masked).backward();
+}
+
+std::vector<std::vector<std::int64_t>> attention_part_offsets(AttentionPass pass,
+                                                              const AttentionShape& part,
+                                                              const AttentionShape& whole) {
+  const auto graph_of = [&](const AttentionShape& shape) {
+    return pass == AttentionPass::forward ? attention_forward_graph(shape, whole, 0.0f)
+                                          : attention_backward_graph(shape, whole, 0.0f);
+  };
+  const Graph of_part = graph_of(part), of_whole = graph_of(whole);
+  std::vector<std::vector<std::int64_t>> parts;
+  for (std::int64_t batch = 0; batch < whole.batch; batch += part.batch) {
+    for (std::int64_t i = 0; i < whole.num_kv_heads / part.num_kv_heads; ++i) {
+      std::vector<std::int64_t>& offsets = parts.emplace_back();
+      for (std::size_t t = 0; of_part.tensors[t].place == GraphPlace::operand; ++t) {
+        const GraphTensor& tensor = of_part.tensors[t];
+        const std::int64_t elements =
+            batch * of_whole.tensors[t].strides[0] + i * tensor.dims[1] * tensor.strides[1];
+        offsets.push_back(elements * bytes_of(tensor.type));
+      }
+    }
+  }
+  return parts;
 }
 
 }  // namespace chaski::cuda

@@ -80,8 +80,17 @@ enum AttentionOperand : int {
   kDvalues,
 };
 
-// Masked scores become `masked`: minus infinity, or the lowest number there is.
-Graph attention_forward_graph(const AttentionShape& shape, float masked);
-Graph attention_backward_graph(const AttentionShape& shape, float masked);
+// Masked scores become `masked`: minus infinity, or the lowest number there is. The operands lie in
+// rows of `rows`, which may have more heads (and sequences) than the shape.
+Graph attention_forward_graph(const AttentionShape& shape, const AttentionShape& rows,
+                              float masked);
+Graph attention_backward_graph(const AttentionShape& shape, const AttentionShape& rows,
+                               float masked);
+
+// Where the operands of each part of so many sequences and heads begin, in bytes after those of
+// the whole, by the number of the operand; of a part with fewer heads there is one sequence.
+std::vector<std::vector<std::int64_t>> attention_part_offsets(AttentionPass pass,
+                                                              const AttentionShape& part,
+                                                              const AttentionShape& whole);
 
 }  // namespace chaski::cuda

@@ -22,57 +22,64 @@ std::string known_fault(std::size_t version, const CudnnTarget& target, Attentio
   return {};
 }
 
-Graph graph_of(AttentionPass pass, const AttentionShape& shape) {
+Graph graph_of(AttentionPass pass, const AttentionShape& shape, const AttentionShape& rows) {
   // Older engines make NaN of differences between infinities.
   const float masked = cudnn().GetVersion() < 91000 ? std::numeric_limits<float>::lowest()
                                                     : -std::numeric_limits<float>::infinity();
-  return pass == AttentionPass::forward ? attention_forward_graph(shape, masked)
-                                        : attention_backward_graph(shape, masked);
+  return pass == AttentionPass::forward ? attention_forward_graph(shape, rows, masked)
+                                        : attention_backward_graph(shape, rows, masked);
 }
 
-CudnnPlan make_plan(const CudnnTarget& target, AttentionPass pass, const AttentionShape& shape) {
+CudnnPlan make_plan(const CudnnTarget& target, AttentionPass pass, const AttentionShape& shape,
+                    const AttentionShape& rows) {
   const std::size_t version = cudnn().GetVersion();
   const std::string fault = known_fault(version, target, pass, shape);
   if (!fault.empty())
     throw std::runtime_error(fmt::format("{}: {}", cudnn_version_text(version), fault));
   try {
-    return CudnnPlan(target, graph_of(pass, shape));
+    return CudnnPlan(target, graph_of(pass, shape, rows));
   } catch (const std::runtime_error& error) {
     throw std::runtime_error(fmt::format(
         "{} pass: {}", pass == AttentionPass::forward ? "forward" : "backward", error.what()));
   }
 }
 
-// The workspace grows with the batch.
-std::int64_t parts_needed(std::int64_t workspace_bytes, std::int64_t batch) {
+// The fewest equal parts of `count` of which each takes no more than is allowed, or one each.
+std::int64_t parts_needed(std::int64_t workspace_bytes, std::int64_t count) {
   std::int64_t parts = 1;
-  while (parts < batch && (batch % parts != 0 || workspace_bytes / parts > kMostAttentionWorkspace))
+  while (parts < count && (count % parts != 0 || workspace_bytes / parts > kMostAttentionWorkspace))
     ++parts;
   return parts;
+}
+
+// The workspace grows with sequences and heads.
+AttentionShape part_of(const AttentionShape& shape, std::int64_t workspace_bytes) {
+  AttentionShape part = shape;
+  const std::int64_t batches = parts_needed(workspace_bytes, shape.batch);
+  const std::int64_t groups = parts_needed(workspace_bytes / batches, shape.num_kv_heads);
+  part.batch /= batches;
+  part.num_heads /= groups;
+  part.num_kv_heads /= groups;
+  return part;
 }
 
 }  // namespace
 
 AttentionPlan::AttentionPlan(const CudnnTarget& target, AttentionPass pass,
                              const AttentionShape& shape)
-    : plan_(make_plan(target, pass, shape)),
-      num_parts_(parts_needed(plan_.workspace_bytes(), shape.batch)) {
-  AttentionShape part = shape;
-  part.batch /= num_parts_;
-  if (num_parts_ > 1) plan_ = make_plan(target, pass, part);
-  for (const GraphTensor& tensor : graph_of(pass, part).tensors) {
-    if (tensor.place == GraphPlace::operand)
-      part_bytes_.push_back(part.batch * tensor.strides[0] * bytes_of(tensor.type));
-  }
+    : plan_(make_plan(target, pass, shape, shape)) {
+  const AttentionShape part = part_of(shape, plan_.workspace_bytes());
+  part_offsets_ = attention_part_offsets(pass, part, shape);
+  if (num_parts() > 1) plan_ = make_plan(target, pass, part, shape);
 }
 
 void AttentionPlan::run(cudnnHandle_t handle, const std::vector<void*>& operands,
                         void* workspace) const {
-  std::vector<void*> of_part = operands;
-  for (std::int64_t part = 0; part < num_parts_; ++part) {
+  std::vector<void*> of_part(operands.size());
+  for (const std::vector<std::int64_t>& offsets : part_offsets_) {
+    for (std::size_t i = 0; i < operands.size(); ++i)
+      of_part[i] = static_cast<std::byte*>(operands[i]) + offsets.at(i);
     plan_.run(handle, of_part, workspace);
-    for (std::size_t i = 0; i < of_part.size(); ++i)
-      of_part[i] = static_cast<std::byte*>(of_part[i]) + part_bytes_[i];
   }
 }
 

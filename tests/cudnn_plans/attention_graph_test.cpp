@@ -19,6 +19,7 @@ constexpr double kTolerance = 1e-6;
 struct Case {
   AttentionShape shape;
   float masked;
+  AttentionShape part;
 };
 
 constexpr float kInfinite = -std::numeric_limits<float>::infinity();
@@ -33,10 +34,17 @@ class AttentionGraphTest : public ::testing::TestWithParam<Case> {
   }
   std::int64_t keys() const { return shape.query_size(); }
   std::int64_t values() const { return shape.query_size() + shape.kv_size(); }
-  void read_qkv(GraphInterpreter& graph) const {
-    graph.read(cuda::kQueries, qkv, 0);
-    graph.read(cuda::kKeys, qkv, keys());
-    graph.read(cuda::kValues, qkv, values());
+  // An operand of a part in memory of the whole that begins at `first`.
+  struct Place {
+    const std::vector<std::int64_t>& offsets;
+    std::int64_t operator()(cuda::AttentionOperand operand, std::int64_t first = 0) const {
+      return first + offsets.at(operand) / (operand == cuda::kLogSumExp ? 4 : 2);
+    }
+  };
+  void read_qkv(GraphInterpreter& graph, const Place& place) const {
+    graph.read(cuda::kQueries, qkv, place(cuda::kQueries));
+    graph.read(cuda::kKeys, qkv, place(cuda::kKeys, keys()));
+    graph.read(cuda::kValues, qkv, place(cuda::kValues, values()));
   }
   // Nothing is left as it was, and nothing is far from what it should be.
   static void expect_near(const Reference& actual, const Reference& expected) {
@@ -46,6 +54,7 @@ class AttentionGraphTest : public ::testing::TestWithParam<Case> {
   }
 
   const AttentionShape shape = GetParam().shape;
+  const AttentionShape part = GetParam().part;
   const float masked = GetParam().masked;
   const Reference qkv = random(shape.num_tokens() * shape.qkv_size(), 1);
   const PlainAttention plain{shape, {}};
@@ -53,39 +62,52 @@ class AttentionGraphTest : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(AttentionGraphTest, ForwardIsAttentionWithLogSumExp) {
-  const cuda::Graph operations = cuda::attention_forward_graph(shape, masked);
-  GraphInterpreter graph(operations);
-  read_qkv(graph);
-  graph.run();
+  const cuda::Graph operations = cuda::attention_forward_graph(part, shape, masked);
   Reference out(expected.out.size(), NAN), log_sum_exp(expected.log_sum_exp.size(), NAN);
-  graph.write(cuda::kOut, out, 0);
-  graph.write(cuda::kLogSumExp, log_sum_exp, 0);
+  for (const auto& offsets : cuda::attention_part_offsets(AttentionPass::forward, part, shape)) {
+    const Place place{offsets};
+    GraphInterpreter graph(operations);
+    read_qkv(graph, place);
+    graph.run();
+    graph.write(cuda::kOut, out, place(cuda::kOut));
+    graph.write(cuda::kLogSumExp, log_sum_exp, place(cuda::kLogSumExp));
+  }
   expect_near(out, expected.out);
   expect_near(log_sum_exp, expected.log_sum_exp);
 }
 
 TEST_P(AttentionGraphTest, BackwardIsItsGradient) {
   const Reference dout = random(shape.num_tokens() * shape.query_size(), 2);
-  const cuda::Graph operations = cuda::attention_backward_graph(shape, masked);
-  GraphInterpreter graph(operations);
-  read_qkv(graph);
-  graph.read(cuda::kOut, expected.out, 0);
-  graph.read(cuda::kLogSumExp, expected.log_sum_exp, 0);
-  graph.read(cuda::kDout, dout, 0);
-  graph.run();
+  const cuda::Graph operations = cuda::attention_backward_graph(part, shape, masked);
   Reference dqkv(qkv.size(), NAN);
-  graph.write(cuda::kDqueries, dqkv, 0);
-  graph.write(cuda::kDkeys, dqkv, keys());
-  graph.write(cuda::kDvalues, dqkv, values());
+  for (const auto& offsets : cuda::attention_part_offsets(AttentionPass::backward, part, shape)) {
+    const Place place{offsets};
+    GraphInterpreter graph(operations);
+    read_qkv(graph, place);
+    graph.read(cuda::kOut, expected.out, place(cuda::kOut));
+    graph.read(cuda::kLogSumExp, expected.log_sum_exp, place(cuda::kLogSumExp));
+    graph.read(cuda::kDout, dout, place(cuda::kDout));
+    graph.run();
+    graph.write(cuda::kDqueries, dqkv, place(cuda::kDqueries));
+    graph.write(cuda::kDkeys, dqkv, place(cuda::kDkeys, keys()));
+    graph.write(cuda::kDvalues, dqkv, place(cuda::kDvalues, values()));
+  }
   expect_near(dqkv, plain.backward(qkv, dout));
 }
 
-INSTANTIATE_TEST_SUITE_P(, AttentionGraphTest,
-                         ::testing::Values(Case{{1, 5, 1, 1, 8}, kInfinite},
-                                           Case{{2, 9, 3, 3, 8}, kInfinite},
-                                           Case{{2, 7, 6, 2, 16}, kInfinite},
-                                           Case{{1, 16, 4, 1, 24}, kInfinite},
-                                           Case{{3, 4, 8, 4, 8}, kLowest}));
+Case whole(const AttentionShape& shape, float masked) {
+  return {shape, masked, shape};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    , AttentionGraphTest,
+    ::testing::Values(whole({1, 5, 1, 1, 8}, kInfinite), whole({2, 9, 3, 3, 8}, kInfinite),
+                      whole({2, 7, 6, 2, 16}, kInfinite), whole({1, 16, 4, 1, 24}, kInfinite),
+                      whole({3, 4, 8, 4, 8}, kLowest),
+                      // In parts: of sequences, of heads, and of groups of heads.
+                      Case{{6, 5, 4, 2, 8}, kInfinite, {2, 5, 4, 2, 8}},
+                      Case{{2, 6, 4, 4, 8}, kInfinite, {1, 6, 2, 2, 8}},
+                      Case{{2, 7, 12, 4, 8}, kInfinite, {1, 7, 6, 2, 8}}));
 
 }  // namespace
 }  // namespace chaski

@@ -2,8 +2,7 @@
 
 #include "kernels/cudnn_attention.h"
 
-// In place of cudnn_attention.cpp where cuDNN or its header-only frontend is not found, and where
-// kernels run without a GPU.
+// In place of cudnn_attention.cpp where cuDNN is not found, and where kernels run without a GPU.
 
 namespace chaski::cuda {
 

@@ -6,9 +6,9 @@
 
 namespace chaski::cuda {
 
-// cuDNN's fused attention, by its graph interface: bf16, causal, grouped heads, no documents. It
-// reads the fused rows of qkv where they lie. Its plans are made for each shape when first asked
-// for, and kept with the device. Only deterministic ones are taken.
+// cuDNN's fused attention, by the graphs of its C interface: bf16, causal, grouped heads, no
+// documents. It reads the fused rows of qkv where they lie. Its plans are made for each shape when
+// first asked for, and kept with the device. Only deterministic ones are taken.
 
 // Why cuDNN cannot run both passes of this shape on this device, in one line; empty where it can.
 const std::string& cudnn_refusal(Device& device, const AttentionShape& shape);

@@ -3,6 +3,7 @@
 
     scripts/bench/moc_quality.py --train FILE.h5... --out DIR [--presets NAME...] [--variants NAME...]
                                  [--seeds N...] [--steps N] [--batch ROWS] [--lr RATE] [--threads N]
+                                 [--set KEY=VALUE...]
 
 Trains each variant with each seed on the same rows in the same order and evaluates it on the whole validation
 part of the files. Runs that have finished under DIR are not run again, so that it can be interrupted and
@@ -46,7 +47,7 @@ def settings_of(options, preset, variant, seed, directory):
                 "evaluation.every=0", "evaluation.tokens=0", "checkpoint.every=0", "checkpoint.keep=1"]
     if variant != "dense":
         settings += ["model.ffn=moc", *VARIANTS[variant]]
-    return settings
+    return settings + options.set
 
 
 def train(options, preset, variant, seed):
@@ -93,7 +94,7 @@ def table(options, preset):
             found[variant].append(train(options, preset, variant, seed)["perplexity"])
     print(f"\n{preset}, vocabulary {options.vocab_size}, {options.steps} steps of {options.batch} x "
           f"{options.sequence_length} tokens, learning rate {options.lr}, seeds "
-          f"{', '.join(map(str, options.seeds))}\n")
+          f"{', '.join(map(str, options.seeds))}{''.join(', ' + setting for setting in options.set)}\n")
     print("| FFN | validation perplexity | to dense of the same seed |\n|---|---|---|")
     for variant, values in found.items():
         ratios = [value / dense for value, dense in zip(values, found.get("dense", []))]
@@ -113,6 +114,7 @@ def main():
     parser.add_argument("--sequence-length", type=int, default=256, help="tokens of a row; default: %(default)s")
     parser.add_argument("--vocab-size", type=int, default=4096, help="of the tokenizer; default: %(default)s")
     parser.add_argument("--lr", type=float, default=3e-3, help="the highest learning rate; default: %(default)s")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further settings of all runs")
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     options = parser.parse_args()
     options.train = [str(pathlib.Path(path).resolve()) for path in options.train]

@@ -95,7 +95,7 @@ struct OptimizerConfig {
 
 struct ScheduleConfig {
   DecayKind kind = DecayKind::cosine;
-  std::int64_t steps = 0;         // of the whole run; required
+  std::int64_t steps = 0;         // of the whole run; required but for a plan, where 0: not known
   std::int64_t warmup_steps = 0;  // a tenth of `steps` once resolved, unless given
   std::int64_t decay_steps = 0;   // "wsd" only: a fifth of `steps` once resolved, unless given
   double min_lr_ratio = 0.1;
@@ -183,15 +183,20 @@ struct TrainConfig {
   bool operator==(const TrainConfig&) const = default;
 };
 
+// Whether schedule.steps must be given. A run needs it; a plan can be made before it is known.
+enum class StepsAre { required, optional };
+
 // Reads, resolves and checks a config. `overrides` are "table.key=value" as given to --set, applied
 // over the file in their order with the same checks; a value is TOML, or else taken as a string.
 // Throws std::invalid_argument: "<file>:<line>: …" (or "--set …: …") and a hint.
 // Everything is checked but what depends on the number of processes (resolve_layout) and on other
 // files (resolve_files).
-TrainConfig load_config(const std::string& path, const std::vector<std::string>& overrides = {});
+TrainConfig load_config(const std::string& path, const std::vector<std::string>& overrides = {},
+                        StepsAre steps = StepsAre::required);
 // The same from text; `source` is how errors name it.
 TrainConfig parse_config(std::string_view text, const std::string& source,
-                         const std::vector<std::string>& overrides = {});
+                         const std::vector<std::string>& overrides = {},
+                         StepsAre steps = StepsAre::required);
 
 // The complete config as TOML, each key with its documentation as a comment where `comments` is
 // set. parse_config(to_toml(c)) == c for every resolved c.

@@ -112,8 +112,10 @@ void check_device(const DeviceConfig& device) {
 void check_config(const TrainConfig& config) {
   check_run(config.run);
   check_data(config);
-  check_schedule(config.schedule);
-  config.learning_rate_schedule().validate();
+  if (config.schedule.steps > 0) {  // else a plan is made before their number is known
+    check_schedule(config.schedule);
+    config.learning_rate_schedule().validate();
+  }
   check_pipeline(config.parallel, config.model.llama);
   check_parallel(config.parallel);
   check_fault(config.fault);

@@ -53,8 +53,8 @@ void check_table_headers(std::string_view text, const std::string& source) {
 class ConfigReader {
  public:
   // What the file has and this version does not know is an error, or is named in `unknown`.
-  explicit ConfigReader(std::string source, std::vector<std::string>* unknown = nullptr)
-      : source_(std::move(source)), unknown_(unknown) {}
+  ConfigReader(std::string source, StepsAre steps, std::vector<std::string>* unknown = nullptr)
+      : source_(std::move(source)), steps_(steps), unknown_(unknown) {}
 
   void read_file(std::string_view text) {
     const toml::table& root = parse(text, source_);
@@ -230,6 +230,7 @@ class ConfigReader {
     if (config.run.output.empty()) config.run.output = "runs/" + config.run.name;
     ScheduleConfig& schedule = config.schedule;
     if (!is_given("schedule.steps")) {
+      if (steps_ == StepsAre::optional) return;
       throw std::invalid_argument(
           "schedule.steps is missing: a run needs its number of steps\nhint: set it in [schedule] "
           "or with --set schedule.steps=1000");
@@ -314,6 +315,7 @@ class ConfigReader {
   }
 
   std::string source_;
+  StepsAre steps_;
   std::vector<std::string>* unknown_;
   std::deque<toml::table> documents_;  // own the nodes
   std::map<const ConfigKey*, Given> given_;
@@ -337,13 +339,14 @@ std::string read_text(const std::string& path) {
 
 }  // namespace
 
-TrainConfig load_config(const std::string& path, const std::vector<std::string>& overrides) {
-  return parse_config(read_text(path), path, overrides);
+TrainConfig load_config(const std::string& path, const std::vector<std::string>& overrides,
+                        StepsAre steps) {
+  return parse_config(read_text(path), path, overrides, steps);
 }
 
 TrainConfig parse_config(std::string_view text, const std::string& source,
-                         const std::vector<std::string>& overrides) {
-  ConfigReader reader(source);
+                         const std::vector<std::string>& overrides, StepsAre steps) {
+  ConfigReader reader(source, steps);
   reader.read_file(text);
   for (const std::string& argument : overrides) reader.read_override(argument);
   return reader.config();
@@ -351,7 +354,7 @@ TrainConfig parse_config(std::string_view text, const std::string& source,
 
 StoredConfig parse_stored_config(std::string_view text, const std::string& source) {
   StoredConfig stored;
-  ConfigReader reader(source, &stored.unknown);
+  ConfigReader reader(source, StepsAre::required, &stored.unknown);
   reader.read_file(text);
   stored.config = reader.config();
   return stored;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "app/human_format.h"
+#include "app/option_checks.h"
 
 namespace chaski {
 
@@ -26,8 +27,8 @@ void CorpusArguments::add_to(CLI::App& command) {
             options.invalid_utf8 = policy == "replace" ? InvalidUtf8::replace : InvalidUtf8::error;
           },
           "Bytes that are no UTF-8: stop with an error, or replace them by U+FFFD")
-      ->check(CLI::IsMember({"error", "replace"}))
-      ->type_name("")
+      ->check(one_of({"error", "replace"}))
+      ->type_name(choices_text({"error", "replace"}))
       ->default_str("error");
 }
 

@@ -10,7 +10,9 @@
 
 #include "app/human_format.h"
 #include "app/job.h"
+#include "app/option_checks.h"
 #include "kernels/cpu_isa.h"
+#include "kernels/device_backend.h"
 #include "kernels/matmul.h"
 
 namespace chaski {
@@ -20,18 +22,19 @@ namespace {
   throw std::invalid_argument(what + "\nhint: " + hint);
 }
 
-Backend backend_for(BackendChoice choice, int num_gpus, int processes_on_host) {
+Backend backend_for(BackendChoice choice, int num_gpus, int processes_on_host,
+                    const DeviceWords& words) {
   if (choice == BackendChoice::cpu) return Backend::cpu;
   if (choice == BackendChoice::automatic) {
     return num_gpus >= processes_on_host ? Backend::cuda : Backend::cpu;
   }
-  if (!is_built_with_cuda()) {
-    refuse("device.backend (or --device) is \"cuda\" but this program is built without CUDA",
-           "leave it out, or choose \"cpu\"; `cmake -DCHASKI_CUDA=ON` builds with it");
+  if (!is_built_with_cuda() || num_gpus == 0) {
+    if (const std::string why = cuda_obstacle(0); !why.empty()) {
+      throw std::invalid_argument(fmt::format("{} is \"cuda\", but {}", words.backend, why));
+    }
   }
-  if (num_gpus == 0) Device::create_cuda(0);  // says why there is none
   if (num_gpus < processes_on_host) {
-    refuse(fmt::format("device.backend (or --device) is \"cuda\" but this host has {} for {}",
+    refuse(fmt::format("{} is \"cuda\", but this host has {} for {}", words.backend,
                        format_number_of(num_gpus, "GPU"),
                        format_number_of(processes_on_host, "process", "processes")),
            "start one process a GPU; CUDA_VISIBLE_DEVICES may hide some");
@@ -49,7 +52,7 @@ bool has_gpu_of_its_own(Communicator& communicator, const HostShare& share) {
   return distinct.size() == share.ranks.size() && distinct.count("") == 0;
 }
 
-Precision precision_for(PrecisionChoice choice, Backend backend) {
+Precision precision_for(PrecisionChoice choice, Backend backend, const DeviceWords& words) {
   const bool gpu = backend == Backend::cuda;
   const char* name = "bf16";
   switch (choice) {
@@ -69,12 +72,13 @@ Precision precision_for(PrecisionChoice choice, Backend backend) {
       name = "bf16-pure";
       break;
   }
-  refuse(fmt::format("device.precision is \"{}\" but the CPU computes in fp32", name),
+  refuse(fmt::format("{} is \"{}\" but the CPU computes in fp32", words.precision, name),
          "leave it out, or set \"auto\"");
 }
 
 // In the order of PrecisionChoice, as in the config's schema.
 constexpr const char* kPrecisions[] = {"auto", "fp32", "tf32", "bf16", "bf16-pure"};
+constexpr DeviceWords kOptions{.backend = "--device", .precision = "--precision"};
 
 DeviceConfig config_named(const std::string& name, const std::string& precision) {
   const auto found = std::find(std::begin(kPrecisions), std::end(kPrecisions), precision);
@@ -98,20 +102,21 @@ std::unique_ptr<Device> DeviceChoice::create(int threads) const {
 }
 
 DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_rank,
-                           int processes_on_host) {
+                           int processes_on_host, const DeviceWords& words) {
   DeviceChoice choice;
-  choice.backend = backend_for(config.backend, num_gpus, processes_on_host);
-  choice.precision = precision_for(config.precision, choice.backend);
+  choice.backend = backend_for(config.backend, num_gpus, processes_on_host, words);
+  choice.precision = precision_for(config.precision, choice.backend, words);
   choice.tf32 = config.precision == PrecisionChoice::tf32;
   choice.graphs = config.graphs;
   choice.ordinal = choice.backend == Backend::cuda ? local_rank : 0;
   return choice;
 }
 
-DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator) {
+DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator,
+                           const DeviceWords& words) {
   const HostShare share = share_of_host(communicator);
-  if (has_gpu_of_its_own(communicator, share)) return choose_device(config, 1, 0, 1);
-  return choose_device(config, num_cuda_devices(), share.local_rank, share.processes());
+  if (has_gpu_of_its_own(communicator, share)) return choose_device(config, 1, 0, 1, words);
+  return choose_device(config, num_cuda_devices(), share.local_rank, share.processes(), words);
 }
 
 std::string describe_device(Device& device) {
@@ -135,29 +140,32 @@ std::string describe_precision(const DeviceChoice& choice) {
 }
 
 void add_device_option(CLI::App& command, std::string& name) {
+  const std::vector<std::string> names = {"auto", "cpu", "cuda"};
   command.add_option("--device", name, "Where to compute; auto: a GPU where there is one")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->check(one_of(names))
+      ->type_name(choices_text(names))
       ->capture_default_str();
 }
 
 void add_precision_option(CLI::App& command, std::string& name) {
+  const std::vector<std::string> names(std::begin(kPrecisions), std::end(kPrecisions));
   command.add_option("--precision", name, "As device.precision")
-      ->check(
-          CLI::IsMember(std::vector<std::string>(std::begin(kPrecisions), std::end(kPrecisions))))
+      ->check(one_of(names))
+      ->type_name(choices_text(names))
       ->capture_default_str();
 }
 
 DeviceChoice device_named(const std::string& name) {
-  return choose_device(config_named(name, "fp32"), num_cuda_devices(), 0, 1);
+  return choose_device(config_named(name, "fp32"), num_cuda_devices(), 0, 1, kOptions);
 }
 
 DeviceChoice device_named(const std::string& name, const std::string& precision) {
-  return choose_device(config_named(name, precision), num_cuda_devices(), 0, 1);
+  return choose_device(config_named(name, precision), num_cuda_devices(), 0, 1, kOptions);
 }
 
 DeviceChoice device_named(const std::string& name, const std::string& precision,
                           Communicator& communicator) {
-  return choose_device(config_named(name, precision), communicator);
+  return choose_device(config_named(name, precision), communicator, kOptions);
 }
 
 }  // namespace chaski

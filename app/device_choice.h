@@ -26,15 +26,22 @@ struct DeviceChoice {
   std::unique_ptr<Device> create(int threads) const;
 };
 
+// What the user said where a GPU is, or what it computes in: the keys of a config, or options.
+struct DeviceWords {
+  const char* backend = "device.backend";
+  const char* precision = "device.precision";
+};
+
 // What [device] asks for, on a machine with `num_gpus` GPUs, for the `local_rank`th process of its
 // host. backend auto: a GPU where there is one for each process; precision auto: bf16 there, else
-// fp32. Throws std::invalid_argument naming the key, the value and what is allowed: a GPU in a
-// build without CUDA or on a host without one, more processes than GPUs, bf16 on a CPU.
+// fp32. Throws std::invalid_argument naming the key (or the option), the value and what is allowed:
+// a GPU in a build without CUDA or on a host without one, more processes than GPUs, bf16 on a CPU.
 DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_rank,
-                           int processes_on_host);
+                           int processes_on_host, const DeviceWords& words = {});
 // The same on this host, where the GPUs may also be dealt out already: to each process one of its
 // own to see (CUDA_VISIBLE_DEVICES).
-DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator);
+DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator,
+                           const DeviceWords& words = {});
 
 // One line each for the console: what computes, and the type of every class of tensors.
 std::string describe_device(Device& device);

@@ -162,7 +162,8 @@ void register_eval_command(CLI::App& app) {
   command
       ->add_option("--part", arguments->part,
                    "Part of the token files; default: validation where all have it, else train")
-      ->check(CLI::IsMember({"train", "validation"}));
+      ->check(one_of({"train", "validation"}))
+      ->type_name(choices_text({"train", "validation"}));
   command
       ->add_option(
           "--sequence-length", arguments->sequence_length,

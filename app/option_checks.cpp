@@ -97,12 +97,21 @@ OptionCheck one_of(std::vector<std::string> names) {
   };
 }
 
+std::string choices_text(const std::vector<std::string>& names) {
+  return fmt::format("{{{}}}", fmt::join(names, ","));
+}
+
 std::string to_bytes(std::string& text) {
   const auto bytes = bytes_of(text);
   if (!bytes)
     return fmt::format("must be a size such as 512, \"500 MB\" or 1.5GiB, not '{}'", text);
   text = std::to_string(*bytes);
   return "";
+}
+
+std::string to_positive_bytes(std::string& text) {
+  if (bytes_of(text) == 0) return fmt::format("must be a size above 0, not '{}'", text);
+  return to_bytes(text);
 }
 
 }  // namespace chaski

@@ -22,9 +22,13 @@ OptionCheck number_from(double least);
 OptionCheck positive_number();
 
 OptionCheck one_of(std::vector<std::string> names);
+// For --help, as the option's type_name(): "{red,blue}".
+std::string choices_text(const std::vector<std::string>& names);
 
-// For CLI::Option::transform(): replaces a size, such as "512", "500 MB" (of 10^6 bytes) or "1.5GiB"
-// (of 2^30), by its bytes. Returns what a check would.
+// For CLI::Option::transform(): replaces a size, such as "512", "500 MB" (of 10^6 bytes) or
+// "1.5GiB" (of 2^30), by its bytes. Returns what a check would.
 std::string to_bytes(std::string& text);
+// The same, above 0.
+std::string to_positive_bytes(std::string& text);
 
 }  // namespace chaski

@@ -172,7 +172,7 @@ void check_size(const TrainConfig& config, int num_processes) {
 }
 
 void run_plan(const PlanArguments& arguments) {
-  TrainConfig config = load_config(arguments.config, arguments.overrides);
+  TrainConfig config = load_config(arguments.config, arguments.overrides, StepsAre::optional);
   Communicator communicator(mpi_session());
   const int num_processes = number_of_processes(arguments, config, communicator.size());
   const PlannedDevice planned = choose_planned_device(arguments, config.device, num_processes);
@@ -217,7 +217,7 @@ void register_plan_command(CLI::App& app) {
       command->add_option("--device-memory", arguments->device_memory,
                           "Plan for GPUs with so much memory each, which need not be here, e.g. "
                           "80GiB; nothing is measured then");
-  memory->transform(CLI::Validator(to_bytes, ""))->type_name("SIZE");
+  memory->transform(CLI::Validator(to_positive_bytes, ""))->type_name("SIZE");
   CLI::Option* gemm = command->add_option(
       "--gemm-tflops", arguments->gemm_tflops,
       "What matrix products reach on such a GPU, 10^12 operations/s, for the time of a step");

@@ -55,9 +55,11 @@ std::int64_t state_bytes(const StageMemory& stage, DType type) {
   return bytes;
 }
 
-// Rows lie anywhere in the files: each touches its own pages until the files are mapped whole.
+// Rows lie anywhere in the files: each touches its own pages until the files are mapped whole, as
+// they will be by steps whose number is not known.
 std::int64_t touched_pages(const TrainConfig& config, std::int64_t replicas,
                            std::int64_t file_bytes) {
+  if (config.schedule.steps == 0) return file_bytes;
   const auto rows = static_cast<double>(config.schedule.steps) *
                     static_cast<double>(config.parallel.global_batch / replicas);
   const double touched =

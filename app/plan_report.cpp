@@ -178,11 +178,12 @@ void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
   if (plan.on_gpu() && plan.ranks.size() > 1) {
     print_line("", "without what goes from GPU to GPU, whose links are not known");
   }
-  print_line(
-      "schedule",
-      fmt::format("{:.0f} tokens/s; the schedule of {} takes {}", plan.tokens_per_second(),
-                  format_number_of(plan.config.schedule.steps, "step"),
-                  format_duration(time.seconds * static_cast<double>(plan.config.schedule.steps))));
+  const std::int64_t steps = plan.config.schedule.steps;
+  const std::string whole =
+      steps == 0 ? "schedule.steps is not given"
+                 : fmt::format("the schedule of {} takes {}", format_number_of(steps, "step"),
+                               format_duration(time.seconds * static_cast<double>(steps)));
+  print_line("schedule", fmt::format("{:.0f} tokens/s; {}", plan.tokens_per_second(), whole));
 }
 
 void print_neighbours(const TrainingPlan& plan, const std::vector<WhatIf>& neighbours) {
@@ -273,15 +274,17 @@ Json rank_json(const TrainingPlan& plan, const RankMemory& rank) {
 
 Json time_json(const TrainingPlan& plan) {
   const StepTime& time = *plan.time;
-  return {{"seconds", time.seconds},
-          {"floor_seconds", time.floor_seconds},
-          {"gemm_seconds", time.gemm_seconds},
-          {"attention_seconds", time.attention_seconds},
-          {"traffic_seconds", time.traffic_seconds},
-          {"reduction_seconds", time.reduction_seconds},
-          {"idle_seconds", time.idle_seconds},
-          {"tokens_per_second", plan.tokens_per_second()},
-          {"schedule_seconds", time.seconds * static_cast<double>(plan.config.schedule.steps)}};
+  const std::int64_t steps = plan.config.schedule.steps;
+  return {
+      {"seconds", time.seconds},
+      {"floor_seconds", time.floor_seconds},
+      {"gemm_seconds", time.gemm_seconds},
+      {"attention_seconds", time.attention_seconds},
+      {"traffic_seconds", time.traffic_seconds},
+      {"reduction_seconds", time.reduction_seconds},
+      {"idle_seconds", time.idle_seconds},
+      {"tokens_per_second", plan.tokens_per_second()},
+      {"schedule_seconds", steps == 0 ? Json() : Json(time.seconds * static_cast<double>(steps))}};
 }
 
 Json rates_json(const MachineRates& rates) {

@@ -84,6 +84,7 @@ StepOutcome StepEngine::run(std::int64_t step, const BatchSource& source, std::i
 
 StepOutcome StepEngine::run_open_step(const BatchSource& source, std::int64_t targets,
                                       bool stop_requested) {
+  reducer_->connect();  // anew after a step that was given up
   stage_->parameters().zero_gradients();
   const PipelineResult result =
       executor_->run_step(passes_from(source), 1.0f / static_cast<float>(targets));

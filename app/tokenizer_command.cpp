@@ -70,8 +70,8 @@ void register_tokenizer_command(CLI::App& app) {
                 type == "unigram" ? TokenizerType::unigram : TokenizerType::bpe;
           },
           "Algorithm")
-      ->check(CLI::IsMember({"bpe", "unigram"}))
-      ->type_name("")
+      ->check(one_of({"bpe", "unigram"}))
+      ->type_name(choices_text({"bpe", "unigram"}))
       ->default_str("bpe");
   command
       ->add_option("--sample-bytes", training.sample_bytes,

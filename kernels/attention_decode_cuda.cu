@@ -175,9 +175,10 @@ __device__ __forceinline__ void add_values(const DecodeTile<T>& tile, const RowS
   }
 }
 
-// A block reads one part of the cache of one key-value head, for up to kRows rows.
+// A block reads one part of the cache of one key-value head, for up to kRows rows. Aiming for more
+// blocks on a multiprocessor than four, the compiler spills registers on some architectures.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) part_kernel(DecodeProblem<T> problem) {
+__global__ void __launch_bounds__(kThreads, 4) part_kernel(DecodeProblem<T> problem) {
   const AttentionOperands<T>& operands = problem.operands;
   __shared__ RowStates states;
   const DecodeTile<T> tile(operands.head_dim);

@@ -23,30 +23,27 @@ int runtime_version() {
   return cudaRuntimeGetVersion(&version) == cudaSuccess ? version : 0;
 }
 
-// Why there is no device to use, with what to do about it.
-[[noreturn]] void refuse(int ordinal, cudaError_t status) {
-  const std::string asked = fmt::format("device cuda:{} was asked for, but ", ordinal);
+// As cuda_obstacle(), of `count` GPUs and what CUDA says when asked for them.
+std::string obstacle(int ordinal, int count, cudaError_t status) {
   const int driver = driver_version();
   if (driver == 0) {
-    throw std::invalid_argument(asked +
-                                "no NVIDIA driver was found\nhint: install it (nvidia-smi shows "
-                                "whether it works), or use the backend \"cpu\"");
+    return "no NVIDIA driver was found\nhint: install it (nvidia-smi shows whether it works), or "
+           "choose \"cpu\"";
   }
   if (driver < runtime_version() / 1000 * 1000 || status == cudaErrorInsufficientDriver) {
-    throw std::invalid_argument(fmt::format(
-        "{}the driver supports CUDA {} and this program needs {}\nhint: update the driver, or "
-        "build with the toolkit of CUDA {}",
-        asked, version_text(driver), version_text(runtime_version()), version_text(driver)));
+    return fmt::format(
+        "the driver supports CUDA {} and this program needs {}\nhint: update the driver, or build "
+        "with the toolkit of CUDA {}",
+        version_text(driver), version_text(runtime_version()), version_text(driver));
   }
   if (status != cudaSuccess && status != cudaErrorNoDevice) {
-    throw std::invalid_argument(
-        fmt::format("{}CUDA cannot be used: {}\nhint: nvidia-smi shows the state of the GPUs",
-                    asked, cudaGetErrorString(status)));
+    return fmt::format("CUDA cannot be used: {}\nhint: nvidia-smi shows the state of the GPUs",
+                       cudaGetErrorString(status));
   }
-  throw std::invalid_argument(
-      fmt::format("{}there are {} GPUs\nhint: CUDA_VISIBLE_DEVICES may hide some; the backend "
-                  "\"cpu\" needs none",
-                  asked, num_cuda_devices()));
+  if (ordinal >= 0 && ordinal < count) return "";
+  return fmt::format(
+      "{}\nhint: CUDA_VISIBLE_DEVICES may hide some; \"cpu\" needs none",
+      count == 0 ? "there is no GPU" : fmt::format("GPU {} is none of the {}", ordinal, count));
 }
 
 }  // namespace
@@ -76,9 +73,9 @@ Context::Context(int ordinal) : ordinal_(ordinal) {
   // Read when the first context is made: with the usual 8 queues of the hardware streams share
   // some, and one that waits for another process would hold up one that does not.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess || ordinal < 0 || ordinal >= count) refuse(ordinal, status);
+  if (const std::string why = cuda_obstacle(ordinal); !why.empty()) {
+    throw std::invalid_argument(fmt::format("device cuda:{} was asked for, but {}", ordinal, why));
+  }
   check(cudaSetDevice(ordinal), "choosing the device");
   check(cudaDeviceGetAttribute(&num_multiprocessors_, cudaDevAttrMultiProcessorCount, ordinal),
         "asking for the number of multiprocessors");
@@ -134,6 +131,12 @@ std::unique_ptr<DeviceBackend> create_cuda_backend(int ordinal) {
 int num_cuda_devices() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+std::string cuda_obstacle(int ordinal) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  return cuda::obstacle(ordinal, status == cudaSuccess ? count : 0, status);
 }
 
 std::string cuda_device_address(int ordinal) {

@@ -44,6 +44,8 @@ class DeviceBackend {
 // Defined by the CUDA house where it is built, else by cuda_absent.cpp.
 std::unique_ptr<DeviceBackend> create_cuda_backend(int ordinal);
 int num_cuda_devices();
+// Why there is no such GPU to use, and a hint; for the end of a sentence. Empty where there is one.
+std::string cuda_obstacle(int ordinal);
 // Its place in the machine, whatever number it has for this process: a PCI address.
 std::string cuda_device_address(int ordinal);
 bool is_built_with_cuda();

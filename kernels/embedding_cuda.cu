@@ -77,9 +77,10 @@ __device__ int list_tile(const std::int32_t* tokens, std::int64_t begin, std::in
 }
 
 // A block for each token and each kThreads · kWidth columns. That of an id's first token adds all
-// of its rows, in the order of tokens; the others have nothing to do.
+// of its rows, in the order of tokens; the others have nothing to do. Four blocks at a time on a
+// multiprocessor are enough: aiming for more, the compiler spills registers on some architectures.
 template <typename T, typename G, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     backward_kernel(const T* dout, const std::int32_t* tokens, G* dtable, std::int64_t num_tokens,
                     std::int64_t vocab_size, std::int64_t hidden) {
   __shared__ int list[kTile];

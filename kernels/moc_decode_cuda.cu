@@ -59,10 +59,17 @@ __device__ void list_channels(const Selected& s, int begin, ChannelList<kChannel
   __syncthreads();
 }
 
+// Aiming for more than four blocks on a multiprocessor of these, the compiler spills registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define CHASKI_UP_BOUNDS __launch_bounds__(kThreads, 4)
+#else
+#define CHASKI_UP_BOUNDS __launch_bounds__(kThreads)
+#endif
+
 // products [tokens, keep] = SiLU(gate) · (up · x): a warp for each row of up.
 template <typename T, int kTokens, int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    up_kernel(Selected s, const T* x, const T* up, const T* gates, float* products) {
+__global__ void CHASKI_UP_BOUNDS up_kernel(Selected s, const T* x, const T* up, const T* gates,
+                                           float* products) {
   __shared__ ChannelList<kUpChannels> list;
   list_channels(s, static_cast<int>(blockIdx.x) * kUpChannels, list);
   const int lane = threadIdx.x % kWarpSize;

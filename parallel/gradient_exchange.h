@@ -17,8 +17,12 @@ class GradientExchange {
  public:
   virtual ~GradientExchange() = default;
 
-  // The tensors of a round, the same shapes on all processes. Nothing may be in flight.
+  // The tensors of a round, the same shapes on all processes. Nothing may be in flight. On GPUs as
+  // connect().
   virtual void plan(std::span<const Tensor> tensors) = 0;
+  // To be called by all before the first round after abort(); at once where nothing is to be done.
+  // On GPUs all of the group must call it at a time, and what the tensors hold is lost.
+  virtual void connect() {}
 
   // Tensors 0 … count - 1 may be sent; counts only grow during a round.
   virtual void start(std::int64_t count) = 0;
@@ -34,8 +38,8 @@ class GradientExchange {
 };
 
 // Over messages from a CPU's memory, by NCCL from a GPU's. `ranks` ascending, at least two, this
-// process among them. `stage` keeps exchanges apart that the same processes have at a time. On GPUs
-// all of the group must call it at a time. Throws std::invalid_argument where the program cannot.
+// process among them. `stage` keeps exchanges apart that the same processes have at a time. Throws
+// std::invalid_argument where the program cannot.
 std::unique_ptr<GradientExchange> create_gradient_exchange(Communicator& communicator,
                                                            std::vector<int> ranks, int stage,
                                                            Device& device);

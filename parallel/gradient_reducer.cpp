@@ -152,6 +152,10 @@ void GradientReducer::rebuild() {
   implementation_->rebuild();
 }
 
+void GradientReducer::connect() {
+  if (implementation_->exchange) implementation_->exchange->connect();
+}
+
 void GradientReducer::gradients_ready(std::int64_t first, std::int64_t count) {
   if (implementation_->exchange) implementation_->ready(first, count);
 }

@@ -30,15 +30,19 @@ class GradientReducer : public GradientListener {
   static constexpr int kMaxBuckets = 256;
 
   // `ranks`: as Roster::ranks_of_stage, this process among them. `stage` keeps the messages of
-  // different stages apart. With one rank nothing is ever sent. On GPUs all ranks must make theirs
-  // at a time. Throws std::invalid_argument where the program lacks NCCL.
+  // different stages apart. With one rank nothing is ever sent. On GPUs as connect(). Throws
+  // std::invalid_argument where the program lacks NCCL.
   GradientReducer(Communicator& communicator, std::vector<int> ranks, int stage,
                   ParameterSet& parameters, const GradientReducerOptions& options = {});
   ~GradientReducer() override;
 
   // Lays the buckets anew, after gradients were (re)allocated, i.e. other parameters are frozen.
-  // All ranks must have the same ones.
+  // All ranks must have the same ones. On GPUs as connect().
   void rebuild();
+  // To be called by all ranks before gradients are accumulated for the first time after abort(); at
+  // once otherwise. On GPUs all ranks must call it at a time, and gradients are undefined after it
+  // until zeroed.
+  void connect();
 
   // Parameters [first, first + count) will not change any more; starts buckets that are complete
   // and moves what is in flight. Throws PeerFailure.

@@ -35,8 +35,13 @@ class NcclChannel final : public TensorChannel {
         group_(communicator, device, group_options(communicator.rank(), end)),
         slots_(static_cast<std::size_t>(end.num_slots)) {}
 
+  // One number is enough: NCCL opens all that a sender and a receiver need when they first meet,
+  // whatever the size.
   void connect() override {
-    group_.connect([this](const Tensor& trial) {
+    if (group_.is_connected()) return;
+    Workspace::Frame frame(device_);
+    const Tensor trial = frame.f32({1});
+    group_.connect([&] {
       end_.direction == Direction::send ? group_.send(trial, end_.peer)
                                         : group_.receive(trial, end_.peer);
     });
@@ -71,9 +76,9 @@ class NcclChannel final : public TensorChannel {
   }
 
   bool drain(std::chrono::milliseconds) noexcept override {
-    group_.abort();
+    const bool ended = group_.abort();
     for (Slot& s : slots_) s.tensor = Tensor();
-    return true;
+    return ended;
   }
 
  private:

@@ -3,6 +3,10 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <set>
+#include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "parallel/message_tags.h"
 #include "parallel/nccl.h"
@@ -27,18 +31,31 @@ class NcclExchange final : public GradientExchange {
  public:
   NcclExchange(Communicator& communicator, const std::vector<int>& ranks, int stage, Device& device)
       : group_(communicator, device, group_options(ranks, stage)),
-        scalars_(communicator, ranks, scalar_tag(stage)) {
-    connect();
-  }
+        scalars_(communicator, ranks, scalar_tag(stage)) {}
 
   void plan(std::span<const Tensor> tensors) override {
     tensors_.assign(tensors.begin(), tensors.end());
     num_started_ = 0;
+    connect();
+  }
+
+  // NCCL chooses by type and size how to sum, and opens what a way of summing needs when it first
+  // takes it (NCCL_RUNTIME_CONNECT). So each size is summed once while no backward pass runs.
+  void connect() override {
+    if (!group_.is_connected()) tried_.clear();
+    std::vector<Tensor> trials;
+    for (const Tensor& tensor : tensors_) {
+      if (tried_.emplace(tensor.dtype(), tensor.num_elements()).second) trials.push_back(tensor);
+    }
+    if (group_.is_connected() && trials.empty()) return;
+    group_.connect([&] {
+      for (const Tensor& trial : trials) group_.all_reduce_sum(trial);
+    });
   }
 
   void start(std::int64_t count) override {
     if (count <= num_started_) return;
-    connect();
+    if (!group_.is_connected()) throw std::logic_error("gradients are sent before connect()");
     group_.follow_device();
     for (; num_started_ < count; ++num_started_) {
       group_.all_reduce_sum(tensors_[static_cast<std::size_t>(num_started_)]);
@@ -73,14 +90,11 @@ class NcclExchange final : public GradientExchange {
   }
 
  private:
-  void connect() {
-    group_.connect([this](const Tensor& trial) { group_.all_reduce_sum(trial); });
-  }
-
   nccl::Group group_;
   ScalarExchange scalars_;
   nccl::Event done_;
   std::vector<Tensor> tensors_;
+  std::set<std::pair<DType, std::int64_t>> tried_;  // since the group is connected
   std::int64_t num_started_ = 0;
 };
 

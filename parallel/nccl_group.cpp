@@ -1,9 +1,14 @@
 #include "parallel/nccl_group.h"
 
 #include <algorithm>
+#include <cstring>
 #include <fmt/format.h>
+#include <future>
+#include <memory>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
+#include <unistd.h>
 #include <utility>
 
 #include "kernels/cuda_context.h"
@@ -19,11 +24,7 @@ constexpr std::chrono::milliseconds kLeaveLimit{1000};
 // Looking for dead processes costs more than looking at an event.
 constexpr int kPollsBetweenLooks = 32;
 
-// By which a group meets. Those of meetings that were given up are told by their number.
-struct Invitation {
-  std::int64_t meeting = 0;
-  ncclUniqueId id{};
-};
+using Deadline = std::chrono::steady_clock::time_point;
 
 ncclDataType_t type_of(const Tensor& tensor) {
   if (tensor.dtype() == DType::f32) return ncclFloat32;
@@ -42,6 +43,45 @@ int position_in(const std::vector<int>& ranks, int rank) {
         fmt::format("a group of rank {} needs ascending ranks, its own among them", rank));
   }
   return static_cast<int>(found - ranks.begin());
+}
+
+ncclUniqueId make_id() {
+  ncclUniqueId id{};
+  if (library().GetUniqueId(&id) == ncclSuccess) return id;
+  throw std::runtime_error(fmt::format(
+      "NCCL: starting failed: {}\nhint: NCCL_DEBUG=WARN in the environment makes NCCL say more",
+      library().GetLastError(nullptr)));
+}
+
+// In a thread of its own, which NCCL may hold up for ever when the GPU or the network has failed.
+bool aborts_by(Deadline deadline, ncclComm_t comm) {
+  const auto ended = std::make_shared<std::promise<void>>();
+  const std::future<void> end = ended->get_future();
+  try {
+    std::thread([ended, comm] {
+      library().CommAbort(comm);
+      ended->set_value();
+    }).detach();
+  } catch (const std::system_error&) {  // no thread is to be had
+    library().CommAbort(comm);
+    return true;
+  }
+  return end.wait_until(deadline) == std::future_status::ready;
+}
+
+bool ends_by(Deadline deadline, cudaStream_t stream) {
+  while (cudaStreamQuery(stream) == cudaErrorNotReady) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+  cudaGetLastError();  // it would be reported again by the next launch
+  return true;
+}
+
+// Not by an exception: what it would destroy on its way (memory, streams) waits for the GPU.
+[[noreturn]] void end_process(const std::string& what) {
+  fmt::print(stderr, "chaski: error: {}\n", what);
+  _exit(1);
 }
 
 }  // namespace
@@ -72,7 +112,8 @@ Group::Group(Communicator& communicator, Device& device, const GroupOptions& opt
     : communicator_(communicator),
       device_(device),
       options_(options),
-      position_(position_in(options.ranks, communicator.rank())) {
+      position_(position_in(options.ranks, communicator.rank())),
+      meeting_(communicator, options.ranks, options.tag) {
   cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
 }
 
@@ -81,18 +122,12 @@ Group::~Group() {
   cudaStreamDestroy(stream_);
 }
 
-void Group::connect(const std::function<void(const Tensor&)>& trial) {
-  if (nccl_ != nullptr) return;
+void Group::connect(const std::function<void()>& trial) {
+  if (stuck_) throw std::runtime_error(stuck_text());
   try {
-    const ncclUniqueId id = agree_on_id();
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    if (options_.max_blocks > 0) config.maxCTAs = options_.max_blocks;
-    cuda::check(cudaSetDevice(cuda::context_of(device_).ordinal()), "choosing the device");
-    complete(library().CommInitRankConfig(&nccl_, size(), id, position_, &config), "joining");
-    Workspace::Frame frame(device_);
-    follow_device();  // which may still use the frame's memory for what was there before
-    trial(frame.f32({1}));
+    if (nccl_ == nullptr) join();
+    follow_device();  // which may still use the memory of the trial for what was there before
+    trial();
     Event done;
     done.record(stream_);
     wait(done);
@@ -102,25 +137,21 @@ void Group::connect(const std::function<void(const Tensor&)>& trial) {
   }
 }
 
-ncclUniqueId Group::agree_on_id() {
-  Invitation invitation{.meeting = meeting_};
-  if (position_ == 0) {
-    const ncclResult_t result = library().GetUniqueId(&invitation.id);
-    if (result != ncclSuccess) fail(result, "starting");
-    std::vector<Request> requests;
-    for (const int rank : options_.ranks) {
-      if (rank == communicator_.rank()) continue;
-      requests.push_back(communicator_.isend(&invitation, sizeof invitation, rank, options_.tag));
-    }
-    communicator_.wait_all(requests);
-    return invitation.id;
-  }
-  do {
-    Request request =
-        communicator_.irecv(&invitation, sizeof invitation, options_.ranks[0], options_.tag);
-    communicator_.wait(request);
-  } while (invitation.meeting < meeting_);
-  return invitation.id;
+void Group::join() {
+  ncclUniqueId id{};
+  static_assert(sizeof id == sizeof(Meeting::Subject));
+  const Meeting::Subject subject = meeting_.agree([] {
+    const ncclUniqueId made = make_id();
+    Meeting::Subject bytes{};
+    std::memcpy(bytes.data(), &made, sizeof made);
+    return bytes;
+  });
+  std::memcpy(&id, subject.data(), sizeof id);
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  if (options_.max_blocks > 0) config.maxCTAs = options_.max_blocks;
+  cuda::check(cudaSetDevice(cuda::context_of(device_).ordinal()), "choosing the device");
+  complete(library().CommInitRankConfig(&nccl_, size(), id, position_, &config), "joining");
 }
 
 int Group::position_of(int rank) const {
@@ -200,29 +231,42 @@ void Group::fail(ncclResult_t result, const char* what) {
   throw std::runtime_error(text + "\nhint: NCCL_DEBUG=WARN in the environment makes NCCL say more");
 }
 
-void Group::abort() noexcept {
-  ++meeting_;
-  give_up();
+bool Group::abort() noexcept {
+  return give_up();
 }
 
-void Group::give_up() noexcept {
-  if (nccl_ == nullptr) return;
-  library().CommAbort(std::exchange(nccl_, nullptr));
-  // What was queued waits for nobody any more, but it may still write.
-  cudaStreamSynchronize(stream_);
+std::string Group::stuck_text() const {
+  return fmt::format(
+      "NCCL: what was under way on rank {}, of ranks {} for {}, had not ended {} s after it was "
+      "given up: the GPU or the network to the others hangs\nhint: nvidia-smi and dmesg show the "
+      "state of the GPU; `chaski train CONFIG --resume auto` goes on from the last checkpoint",
+      communicator_.rank(), fmt::join(options_.ranks, ", "), options_.purpose,
+      std::chrono::duration<double>(options_.abort_limit).count());
+}
+
+bool Group::give_up() noexcept {
+  if (nccl_ == nullptr) return !stuck_;
+  const Deadline deadline = std::chrono::steady_clock::now() + options_.abort_limit;
+  // What was queued waits for nobody any more then, but it may still write.
+  stuck_ = !aborts_by(deadline, std::exchange(nccl_, nullptr)) || !ends_by(deadline, stream_);
+  if (stuck_) options_.on_stuck ? options_.on_stuck(stuck_text()) : end_process(stuck_text());
+  return !stuck_;
 }
 
 void Group::leave() noexcept {
   if (nccl_ == nullptr) return;
   ncclResult_t result = library().CommFinalize(nccl_);
-  const auto deadline = std::chrono::steady_clock::now() + kLeaveLimit;
+  const Deadline deadline = std::chrono::steady_clock::now() + kLeaveLimit;
   while (result == ncclInProgress && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::sleep_for(std::chrono::microseconds(50));
     const ncclResult_t asked = library().CommGetAsyncError(nccl_, &result);
     if (asked != ncclSuccess) result = asked;
   }
-  ncclComm_t const left = std::exchange(nccl_, nullptr);
-  result == ncclSuccess ? library().CommDestroy(left) : library().CommAbort(left);
+  if (result == ncclSuccess) {
+    library().CommDestroy(std::exchange(nccl_, nullptr));
+  } else {
+    give_up();
+  }
 }
 
 std::string version_text(int version) {

@@ -11,6 +11,7 @@
 #include "kernels/device.h"
 #include "kernels/tensor.h"
 #include "parallel/communicator.h"
+#include "parallel/meeting.h"
 
 namespace chaski::nccl {
 
@@ -36,6 +37,10 @@ struct GroupOptions {
   int tag = 0;             // of the message by which the group meets
   std::string purpose;     // "the gradients of stage 0"
   int max_blocks = 0;      // of the GPU that a kernel of NCCL may take; 0: as it likes
+  // How long what was given up may take to end, and what is done with a process where it does not,
+  // whose GPU may write to its memory at any time; {}: it says so and ends.
+  std::chrono::milliseconds abort_limit{30000};
+  std::function<void(const std::string& what)> on_stuck;
 };
 
 // Some processes that NCCL joins, and the stream on which it works for them.
@@ -53,13 +58,14 @@ class Group {
   Group& operator=(const Group&) = delete;
 
   int size() const { return static_cast<int>(options_.ranks.size()); }
+  bool is_connected() const { return nccl_ != nullptr; }
   cudaStream_t stream() const { return stream_; }
 
-  // Meets the others, who must all call it, and exchanges one f32 by `trial`, which queues it:
-  // NCCL connects processes when they first exchange something, each call waiting for the other
-  // side's, and here everybody is at the same place. Nothing where that has been done. Throws
-  // PeerFailure, or std::runtime_error with NCCL's own text.
-  void connect(const std::function<void(const Tensor&)>& trial);
+  // Meets the others, who must all call it, where that has not been done, and exchanges by `trial`
+  // what it queues, whose content does not matter. NCCL joins processes to send to each other, or
+  // to sum in one of its ways, when they first do so, each call waiting for the other sides': here
+  // everybody is at the same place. Throws PeerFailure, or std::runtime_error with NCCL's own text.
+  void connect(const std::function<void()>& trial);
 
   // These queue on stream(), in the same order on all processes, and return when the work is
   // queued. f32 or bf16 tensors.
@@ -74,27 +80,30 @@ class Group {
   // Throws what has gone wrong meanwhile.
   void check_health();
 
-  // Ends all that is in flight; connect() meets anew, once all have called this.
-  void abort() noexcept;
+  // Ends all that is in flight; connect() meets anew, once all have given up, however often each
+  // has called this. False where the GPU has not ended it in the time allowed.
+  bool abort() noexcept;
 
  private:
-  ncclUniqueId agree_on_id();
+  void join();
   void complete(ncclResult_t result, const char* what);
   [[noreturn]] void fail(ncclResult_t result, const char* what);
   void poll_peers();
-  void give_up() noexcept;
+  bool give_up() noexcept;
   void leave() noexcept;
+  std::string stuck_text() const;
   int position_of(int rank) const;
 
   Communicator& communicator_;
   Device& device_;
   GroupOptions options_;
-  int position_;              // of this process
-  std::int64_t meeting_ = 0;  // how often the group was aborted
+  int position_;  // of this process
+  Meeting meeting_;
   ncclComm_t nccl_ = nullptr;
   cudaStream_t stream_ = nullptr;
   Event device_place_;
   int polls_ = 0;
+  bool stuck_ = false;  // what was given up did not end
 };
 
 }  // namespace chaski::nccl

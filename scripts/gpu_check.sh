@@ -8,7 +8,7 @@
 #   FOLDER/gpu_check.sh [--seconds 540] [--quick] [--out DIR]      where the GPU is
 # --quick leaves the sanitizers out. What is printed is also kept in DIR ($OUT, else a new folder of
 # /tmp), with the numbers of the benchmarks as JSON. Exit status: 0 all passed, 1 something failed or was
-# not run in the time, 2 wrong arguments, 3 there is no GPU.
+# not run in the time, or packing failed, 2 wrong arguments, 3 there is no GPU that the programs can use.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 programs=(chaski tests/kernels_test tests/parity/parity_test)
@@ -18,61 +18,97 @@ fail() {
   exit "${3:-2}"
 }
 
-build=$here/../build/release
-pack='' seconds=540 quick=0 out=${OUT:-}
+packed=0
+if [[ -d $here/bin && -d $here/lib ]]; then packed=1; fi
+build='' pack='' seconds=540 quick=0 out=${OUT:-} given=()
 while [[ $# -gt 0 ]]; do
   case $1 in
     --pack | --build | --seconds | --out)
-      [[ -n ${2:-} ]] || fail "$1 needs a value" "--help shows which"
-      printf -v "${1#--}" %s "$2" && shift
+      case $1 in --pack) what=FOLDER ;; --build) what="build folder" ;; --seconds) what=number ;; --out) what=DIR ;; esac
+      # Another option is no value: it was forgotten.
+      [[ -n ${2:-} && ${2:-} != -* ]] || fail "$1 needs a $what" "--help shows how it is used"
+      printf -v "${1#--}" %s "$2"
+      given+=("$1")
+      shift
       ;;
-    --quick) quick=1 ;;
+    --quick) quick=1 given+=("$1") ;;
     -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
     *) fail "unknown argument $1" "--help shows them" ;;
   esac
   shift
 done
-[[ $seconds =~ ^[1-9][0-9]*$ ]] || fail "--seconds is $seconds but must be a number above 0" "the default is 540"
+[[ $seconds =~ ^[1-9][0-9]{0,5}$ ]] || fail "--seconds is $seconds but must be a whole number above 0" "the default is 540"
+for option in "${given[@]}"; do
+  case $packed$option in
+    1--pack | 1--build) fail "$option is for where the build was made, and $here is a folder made by --pack" "call the script of the repository" ;;
+    0--seconds | 0--quick | 0--out) [[ -z $pack ]] || fail "$option has no meaning with --pack" "it is for the machine that has the GPU" ;;
+  esac
+done
+[[ -z $build || -d $build ]] || fail "--build names $build, which is no folder" "the default is build/release of the repository"
+build=${build:-$here/../build/release}
 
 # CUDA's libraries and the C library are the other machine's.
-is_carried() { [[ ! $1 =~ /(libcuda|libcudart|libcublas[A-Za-z]*|libcudnn[a-z_]*|libnvrtc[a-z-]*|libnvidia-[a-z]*|libc|libm|libdl|libpthread|librt|ld-linux-x86-64)\.so ]]; }
+is_carried() { [[ ! $1 =~ /(libcuda|libcudart|libcublas[A-Za-z]*|libcudnn[a-z_]*|libnvrtc[a-z-]*|libnvidia-[a-z]*|libc|libm|libdl|libpthread|librt|libutil|libresolv|libanl|libnss_[a-z]*|ld-linux-x86-64)\.so ]]; }
 
 if [[ -n $pack ]]; then
-  "$build/chaski" --version 2>/dev/null | grep -q '^CUDA: cuBLAS' ||
-    fail "$build/chaski is missing or built without CUDA" "cmake --preset release -DCHASKI_CUDA=ON, then build"
-  mkdir -p "$pack/bin" "$pack/lib" || exit 1
+  while [[ $pack == */ && $pack != / ]]; do pack=${pack%/}; done
   for program in "${programs[@]}"; do
     [[ -x $build/$program ]] || fail "$build/$program is missing" "cmake --build $build"
-    strip -o "$pack/bin/${program##*/}" "$build/$program"
-    ldd "$build/$program" | awk '$3 ~ /^\// {print $3}'
-  done | sort -u | while read -r library; do
-    if is_carried "$library"; then cp -L "$library" "$pack/lib/"; fi
   done
-  cp -r "$here/../tests/golden" "$pack/"
-  cp "${BASH_SOURCE[0]}" "$here/bench/pytorch_baseline.py" "$pack/"
+  "$build/chaski" --version 2>/dev/null | grep -q '^CUDA: cuBLAS' ||
+    fail "$build/chaski is built without CUDA, or does not start" "cmake --preset release -DCHASKI_CUDA=ON, then build"
+  # What an older one left would be carried along.
+  [[ ! -e $pack ]] || [[ -d $pack && -z $(ls -A "$pack") ]] || fail "$pack is there already" "remove it, or name another folder"
+  mkdir -p "$pack/bin" "$pack/lib" || fail "$pack cannot be made" "name another folder" 1
+  declare -A libraries=()
+  for program in "${programs[@]}"; do
+    strip -o "$pack/bin/${program##*/}" "$build/$program" || fail "$build/$program cannot be copied" "is there room for it?" 1
+    needed=$(ldd "$build/$program") || fail "what $build/$program loads cannot be told" "ldd $build/$program" 1
+    while read -r name _ library _; do
+      if [[ $library == not ]]; then
+        # CUDA's come from where the programs will run.
+        if is_carried "/$name"; then fail "$build/$program loads $name, which is not found" "build it anew" 1; fi
+      elif [[ $library == /* ]] && is_carried "$library"; then
+        libraries[$library]=1
+      fi
+    done <<<"$needed"
+  done
+  if ! { cp -Lf "${!libraries[@]}" "$pack/lib/" && chmod u+w "$pack"/lib/* && cp -r "$here/../tests/golden" "$pack/" &&
+    cp "${BASH_SOURCE[0]}" "$here/bench/pytorch_baseline.py" "$pack/"; }; then
+    fail "$pack cannot be filled" "is there room for it?" 1
+  fi
   strip --strip-unneeded "$pack"/lib/*.so* 2>/dev/null || true
-  tar -C "$(dirname "$pack")" -c "$(basename "$pack")" | xz -T0 -6 >"$pack.tar.xz" || exit 1
+  tar -C "$(dirname "$pack")" -c "$(basename "$pack")" | xz -T0 -6 >"$pack.tar.xz" || fail "$pack.tar.xz cannot be made" "is there room for it?" 1
   printf 'packed %s: %s; %s.tar.xz: %s\n' "$pack" "$(du -sh "$pack" | cut -f1)" "$pack" "$(du -h "$pack.tar.xz" | cut -f1)"
   exit 0
 fi
 
-if [[ -d $here/bin && -d $here/lib ]]; then
+if [[ $packed -eq 1 ]]; then
   export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} CHASKI_GOLDEN_DIR=$here/golden
   at() { printf '%s' "$here/bin/${1##*/}"; }
 else
   at() { printf '%s' "$build/$1"; }
 fi
-[[ -x $(at chaski) ]] || fail "there is no $(at chaski)" "build it, or run the gpu_check.sh of a folder made by --pack"
-if ! command -v nvidia-smi >/dev/null || ! nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; then
-  fail "nvidia-smi finds no GPU" "this is to be run on a machine that has one" 3
+for program in "${programs[@]}"; do
+  [[ -x $(at "$program") ]] || fail "there is no $(at "$program")" "build it, or run the gpu_check.sh of a folder made by --pack"
+done
+command -v nvidia-smi >/dev/null || fail "there is no GPU here: no nvidia-smi is found" "this is to be run on a machine that has one" 3
+# Where there is none, nvidia-smi may say so and exit with 0.
+if ! gpus=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1) || [[ $gpus != *,*,* ]]; then
+  fail "there is no GPU here: nvidia-smi says: ${gpus//$'\n'/ }" "this is to be run on a machine that has one" 3
 fi
-"$(at chaski)" --version
+printf '%s\n' "$gpus"
+"$(at chaski)" --version || fail "$(at chaski) does not start" "its libraries must be as new as those it was built with: ldd $(at chaski)" 1
+# A driver that is too old for the programs shows here, in one line.
+problem=$("$(at chaski)" bench gemm --device cuda --preset llama-9m --tokens 64 --seconds 0 2>&1 >/dev/null) ||
+  fail "the programs cannot use the GPU: $(sed -n '1s/^chaski: error: //p' <<<"$problem")" "$(sed -n 's/^hint: //p' <<<"$problem" | head -n 1)" 3
 
 # Open MPI starts without mpirun, but not without these.
 export HOME=${HOME:-/tmp} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 [[ -n $out ]] || out=$(mktemp -d)
 mkdir -p "$out" || fail "$out cannot be made" "--out DIR names another folder"
 log=$out/gpu_check.log step_log=$(mktemp) start=$SECONDS failed=0 rows=()
+trap 'rm -f "$step_log"' EXIT
 : >"$log"
 : >"$out/benchmarks.jsonl"
 
@@ -149,7 +185,6 @@ if [[ $quick -eq 0 && -n $sanitizer ]]; then
 elif [[ $quick -eq 0 ]]; then
   rows+=("$(printf '%-44s not run: there is no compute-sanitizer' sanitizers)")
 fi
-rm -f "$step_log"
 {
   printf '\n'
   printf '%s\n' "${rows[@]}"

@@ -77,6 +77,28 @@ error_is "train: --max-steps: must be a whole number of at least 1, not 'many'"
 expect 2 "$chaski" plan x.toml --processes 0
 error_is "plan: --processes: must be a whole number of at least 1, not '0'"
 hint_has "\`chaski plan --help\`"
+for size in nonsense -1 ""; do
+  expect 2 "$chaski" plan x.toml --device-memory "$size"
+  error_is "plan: --device-memory: must be a size such as 512, \"500 MB\" or 1.5GiB, not '$size'"
+done
+expect 2 "$chaski" plan x.toml --device-memory 0
+error_is "plan: --device-memory: must be a size above 0, not '0'"
+expect 2 "$chaski" bench gemm --device gpu
+error_is "bench gemm: --device: must be one of auto, cpu, cuda, not 'gpu'"
+expect 2 "$chaski" bench gemm --precision fp16
+error_is "bench gemm: --precision: must be one of auto, fp32, tf32, bf16, bf16-pure, not 'fp16'"
+expect 2 "$chaski" bench gemm --device cpu --precision bf16
+error_is '--precision is "bf16" but the CPU computes in fp32'
+expect 2 "$chaski" export --checkpoint x --out y --dtype fp64
+error_is "export: --dtype: must be one of fp32, bf16, not 'fp64'"
+expect 0 "$chaski" export --help
+out_has "--dtype {fp32,bf16}"
+# No GPU is seen, be there one or not.
+for command in "bench gemm" "bench ops" "bench decode" "bench train"; do
+  # shellcheck disable=SC2086
+  expect 2 env CUDA_VISIBLE_DEVICES= "$chaski" $command --device cuda
+  error_is '--device is "cuda", but '
+done
 expect 2 "$chaski" bench gemm --seconds nan
 error_is "bench gemm: --seconds: must be a number of at least 0, not 'nan'"
 expect 2 "$chaski" bench gem
@@ -125,6 +147,19 @@ expect 2 env -i ${ASAN_OPTIONS:+ASAN_OPTIONS="$ASAN_OPTIONS"} "$chaski" train "$
 error_is "data.train names /nonexistent/corpus.h5: no such file"
 [ ! -e "$work/run" ] || fail "a refused run has made its output directory"
 
+# A plan may come before the number of steps, a run may not.
+grep -v "^steps" "$work/run.toml" >"$work/stepless.toml"
+expect 2 "$chaski" train "$work/stepless.toml"
+error_is "$work/stepless.toml: schedule.steps is missing"
+expect 0 "$chaski" plan "$work/stepless.toml" --no-measure
+out_has "what if"
+expect 0 "$chaski" plan "$work/stepless.toml" --device-memory 80GiB --gemm-tflops 600 --memory-bandwidth 3000
+out_has "tokens/s; schedule.steps is not given"
+expect 0 "$chaski" plan "$work/stepless.toml" --device-memory 80GiB --gemm-tflops 600 --memory-bandwidth 3000 --json
+out_has '"schedule_seconds": null'
+expect 0 "$chaski" plan "$work/run.toml" --device-memory 80GiB --gemm-tflops 600 --memory-bandwidth 3000
+out_has "the schedule of 20 steps takes"
+
 # Every default is printed, and what is printed is the same config.
 expect 0 "$chaski" train "$work/run.toml" --print-config --set optimizer.lr=0.25
 out_has "lr = 0.25"
@@ -155,6 +190,9 @@ expect 0 "$chaski" train "$work/run.toml" --set data.train="$work/tokens.h5" --s
   --set schedule.steps=1 --set parallel.micro_batch=1 --set parallel.global_batch=1 \
   --set log.console=off
 [ ! -s "$work/out" ] && [ ! -s "$work/err" ] || fail "log.console=off still prints"
+expect 2 env CUDA_VISIBLE_DEVICES= "$chaski" train "$work/run.toml" --set data.train="$work/tokens.h5" \
+  --set run.output="$work/on-gpu" --set device.backend=cuda
+error_is 'device.backend is "cuda", but '
 
 expect 0 "$chaski" eval --checkpoint "$work/run" --data "$work/tok*.h5" --max-tokens 20
 out_has "32 tokens"

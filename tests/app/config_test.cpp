@@ -25,6 +25,17 @@ TEST(Config, MinimalGetsDefaults) {
   EXPECT_EQ(config.metrics_path(), "runs/run/metrics.jsonl");
 }
 
+TEST(Config, APlanNeedsNoNumberOfSteps) {
+  const std::string text = "[model]\npreset = \"llama-9m\"\n[data]\ntrain = \"corpus.h5\"\n";
+  EXPECT_EQ(parse_config(text, "run.toml", {}, StepsAre::optional).schedule.steps, 0);
+  // What depends on their number is checked when there is one.
+  const std::string rest = text + "[schedule]\nwarmup_steps = 20\n";
+  EXPECT_EQ(parse_config(rest, "run.toml", {}, StepsAre::optional).schedule.warmup_steps, 20);
+  EXPECT_THROW(parse_config(rest + "steps = 10\n", "run.toml", {}, StepsAre::optional),
+               std::invalid_argument);
+  EXPECT_THROW(parse_config(text, "run.toml"), std::invalid_argument);
+}
+
 TEST(Config, EveryTypeIsRead) {
   const TrainConfig config = parse(R"(
 [run]

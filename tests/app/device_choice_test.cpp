@@ -10,6 +10,8 @@ namespace chaski {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 DeviceConfig config_of(BackendChoice backend, PrecisionChoice precision) {
   DeviceConfig config;
@@ -18,9 +20,10 @@ DeviceConfig config_of(BackendChoice backend, PrecisionChoice precision) {
   return config;
 }
 
-std::string refusal(const DeviceConfig& config, int num_gpus, int processes) {
+std::string refusal(const DeviceConfig& config, int num_gpus, int processes,
+                    const DeviceWords& words = {}) {
   try {
-    choose_device(config, num_gpus, 0, processes);
+    choose_device(config, num_gpus, 0, processes, words);
   } catch (const std::invalid_argument& error) {
     return error.what();
   }
@@ -65,7 +68,36 @@ TEST(DeviceChoice, SaysWhyThereIsNoGpu) {
   EXPECT_THAT(refusal(cuda, 2, 3), HasSubstr("2 GPUs for 3 processes"));
   EXPECT_THAT(refusal(cuda, 1, 2), HasSubstr("1 GPU for 2 processes"));
   if (num_cuda_devices() > 0) return;
+  EXPECT_THAT(refusal(cuda, 0, 1), StartsWith("device.backend is \"cuda\", but "));
   EXPECT_THAT(refusal(cuda, 0, 1), HasSubstr("hint:"));
+}
+
+TEST(DeviceChoice, NamesTheOptionWhereOneWasGiven) {
+  const DeviceWords words{.backend = "--device", .precision = "--precision"};
+  const DeviceConfig cuda = config_of(BackendChoice::cuda, PrecisionChoice::automatic);
+  if (is_built_with_cuda()) {
+    EXPECT_THAT(refusal(cuda, 1, 2, words), StartsWith("--device is \"cuda\", but this host has"));
+  }
+  if (num_cuda_devices() == 0) {
+    EXPECT_THAT(refusal(cuda, 0, 1, words), StartsWith("--device is \"cuda\", but "));
+    EXPECT_THAT(refusal(cuda, 0, 1, words), Not(HasSubstr("device.backend")));
+  }
+  EXPECT_THAT(refusal(config_of(BackendChoice::cpu, PrecisionChoice::bf16), 1, 1, words),
+              StartsWith("--precision is \"bf16\" but the CPU computes in fp32"));
+}
+
+TEST(DeviceChoice, WhatCommandsAreGivenAreOptions) {
+  if (num_cuda_devices() > 0) return;
+  const auto refusal_of = [](const std::string& device, const std::string& precision) {
+    try {
+      device_named(device, precision);
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_THAT(refusal_of("cuda", "auto"), StartsWith("--device is \"cuda\", but "));
+  EXPECT_THAT(refusal_of("cpu", "tf32"), StartsWith("--precision is \"tf32\""));
 }
 
 }  // namespace

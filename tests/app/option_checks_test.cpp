@@ -47,6 +47,18 @@ TEST(OptionChecks, OneOfSeveralNames) {
   const OptionCheck check = one_of({"red", "blue"});
   EXPECT_EQ(check("blue"), "");
   EXPECT_EQ(check("Blue"), "must be one of red, blue, not 'Blue'");
+  EXPECT_EQ(choices_text({"red", "blue"}), "{red,blue}");
+}
+
+TEST(OptionChecks, SizesAboveNothing) {
+  std::string size = "80GiB";
+  EXPECT_EQ(to_positive_bytes(size), "");
+  EXPECT_EQ(size, "85899345920");
+  for (std::string bad : {"0", "0 GB", "0.1"}) {
+    EXPECT_EQ(to_positive_bytes(bad), "must be a size above 0, not '" + bad + "'");
+  }
+  size = "much";
+  EXPECT_NE(to_positive_bytes(size).find("must be a size such as"), std::string::npos);
 }
 
 TEST(OptionChecks, SizesBecomeBytes) {

@@ -40,4 +40,11 @@ Counts counts();
 /// their bounds are checked only where an array is indexed.
 std::vector<std::string> unguarded_shared_variables();
 
+/// What comes of operations that wait for other processes when their communicator is aborted: they
+/// end, as they should; they go on waiting, as on a GPU that hangs; or the call never returns. What
+/// goes on waiting ends once aborts end it again. CHASKI_CUDA_MODEL_NCCL_ABORT = ends, leaves,
+/// hangs.
+enum class NcclAbort { kEnds, kLeaves, kHangs };
+void set_nccl_abort(NcclAbort abort);
+
 }  // namespace chaski::cuda_model

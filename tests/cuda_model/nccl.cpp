@@ -1,10 +1,13 @@
 // A false NCCL between processes of this machine, as asynchronous as the real one: nothing is done
 // before all sides have come, data is read as late as it may be, and a call is under way until it
 // is asked for. What the real one would answer with a hang or with garbage ends the program with a
-// message: operations that do not match, use after an abort.
+// message: operations that do not match, use after an abort. Processes connect when they first
+// exchange something, for sums anew with each order of magnitude.
 //   CHASKI_CUDA_MODEL_NCCL   folder for what the processes tell each other (default /dev/shm)
 
 #include <algorithm>
+#include <atomic>
+#include <bit>
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
@@ -22,6 +25,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "tests/cuda_model/control.h"
 #include "tests/cuda_model/grid.h"
 #include "tests/cuda_model/runtime.h"
 #include "tests/cuda_model/stream_state.h"
@@ -30,6 +34,17 @@ namespace chaski::cuda_model {
 namespace {
 
 namespace fs = std::filesystem;
+
+std::atomic<NcclAbort>& abort_mode() {
+  static std::atomic<NcclAbort> mode = [] {
+    const char* const given = std::getenv("CHASKI_CUDA_MODEL_NCCL_ABORT");
+    const std::string name = given == nullptr ? "ends" : given;
+    return name == "leaves"  ? NcclAbort::kLeaves
+           : name == "hangs" ? NcclAbort::kHangs
+                             : NcclAbort::kEnds;
+  }();
+  return mode;
+}
 
 enum class Kind { kSend, kReceive, kAllReduce };
 
@@ -138,6 +153,7 @@ class Operation {
 
   /// True when it is complete.
   bool attempt() {
+    if (group_->aborted && abort_mode() != NcclAbort::kEnds) return false;
     if (group_->aborted) {
       if (kind_ != Kind::kSend) std::memset(data_, 0xff, bytes());
     } else if (!go_on()) {
@@ -261,13 +277,17 @@ ncclResult_t refuse(ncclResult_t result, const std::string& why) {
 
 using namespace chaski::cuda_model;
 
+void chaski::cuda_model::set_nccl_abort(NcclAbort abort) {
+  abort_mode() = abort;
+}
+
 /// A communicator: what one process of a group holds.
 struct ncclComm {
   std::shared_ptr<Group> group;
   /// What the last call has begun; null when it has come to its end. True when it has.
   std::function<ncclResult_t()> under_way;
   bool asked = false;           // whether anybody has asked after it
-  std::set<std::string> links;  // made by the first exchange with a process
+  std::set<std::string> links;  // made by the first exchange that needs them
   ncclResult_t failure = ncclSuccess;
   bool finalized = false;
 
@@ -330,7 +350,8 @@ ncclResult_t queue(ncclComm_t handle, Kind kind, void* data, std::size_t count, 
   }
   Group& group = *comm.group;
   std::vector<int> peers = {peer};
-  std::string link = "link-all";
+  // NCCL sums in other ways, over other connections, as sizes grow.
+  std::string link = joined({"link-all", std::to_string(std::bit_width(count * size_of(type)))});
   if (kind == Kind::kAllReduce) {
     peers.clear();
     for (int rank = 0; rank < group.size; ++rank) {
@@ -486,6 +507,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t handle) {
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t handle) {
+  while (abort_mode() == NcclAbort::kHangs) usleep(1000);
   const std::lock_guard lock(api_mutex());
   ncclComm& comm = resolve(handle);
   if (comm.under_way && comm.group->outstanding > 0 && comm.failure == ncclSuccess) {

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "tests/cuda_model/control.h"
 #include "tests/cuda_model/device_objects.h"
 #include "tests/cuda_model/test_kernels.h"
 
@@ -217,6 +218,30 @@ TEST(Nccl, NothingIsDoneBeforeTheOtherSideHasCome) {
   });
 }
 
+TEST(Nccl, ALargerSumConnectsAnew) {
+  const Signal asked;
+  expect_success(2, [&](const Member& member) {
+    constexpr int kMany = 1000;
+    const DeviceArray<float> data(kMany);
+    ASSERT_EQ(fill(member.stream(), data, 1.0F, kMany), cudaSuccess);
+    member.sum(data);
+    if (member.rank() == 1) {
+      asked.take();
+      member.sum(data, kMany);
+    } else {
+      ASSERT_EQ(
+          ncclAllReduce(data, data, kMany, ncclFloat32, ncclSum, member.comm(), member.stream()),
+          ncclInProgress);
+      for (int i = 0; i < 5; ++i) EXPECT_EQ(member.state(), ncclInProgress);
+      asked.give();
+      EXPECT_EQ(member.complete(), ncclSuccess);
+    }
+    member.stream().synchronize();
+    EXPECT_EQ(data.values()[kMany - 1], 2.0F);
+    member.leave();
+  });
+}
+
 TEST(Nccl, StreamsGoOnWithoutTheirHost) {
   const Signal received;
   expect_success(2, [&](const Member& member) {
@@ -278,6 +303,23 @@ TEST(Nccl, AbortEndsWhatWaits) {
       EXPECT_EQ(member.complete(), ncclSuccess);
       EXPECT_EQ(ncclCommAbort(member.comm()), ncclSuccess);
     }
+  });
+}
+
+TEST(Nccl, AbortsMayBeMadeToLeaveWhatWaits) {
+  expect_success(2, [](const Member& member) {
+    const DeviceArray<float> data(kCount);
+    if (member.rank() == 1) {
+      member.receive(data, 0);
+      EXPECT_EQ(ncclCommAbort(member.comm()), ncclSuccess);
+      return;
+    }
+    member.send(data, 1);
+    set_nccl_abort(NcclAbort::kLeaves);
+    EXPECT_EQ(ncclCommAbort(member.comm()), ncclSuccess);
+    for (int i = 0; i < 5; ++i) EXPECT_EQ(cudaStreamQuery(member.stream()), cudaErrorNotReady);
+    set_nccl_abort(NcclAbort::kEnds);
+    member.stream().synchronize();
   });
 }
 

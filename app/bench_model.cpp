@@ -56,10 +56,19 @@ void BenchModel::add_ffn_to(CLI::App& command) {
 LlamaConfig BenchModel::config() const {
   if (ffn == FeedForwardKind::swiglu &&
       (moc != MocConfig{} || moc_index != MocIndexChoice::automatic)) {
+    throw std::invalid_argument(fmt::format(
+        "{} is of Mixture-of-Channels, but the network is \"swiglu\"\nhint: add --ffn moc, or "
+        "leave it out",
+        moc.keep != 0                        ? "--moc-keep"
+        : moc.pattern != MocConfig{}.pattern ? "--moc-pattern"
+        : moc.score != MocConfig{}.score     ? "--moc-selection"
+                                             : "--moc-index"));
+  }
+  if (moc.pattern == MocPattern::two_of_eight && moc.keep != 0) {
     throw std::invalid_argument(
-        "--moc-keep, --moc-pattern, --moc-selection and --moc-index describe Mixture-of-Channels, "
-        "but the "
-        "network is \"swiglu\"\nhint: add --ffn moc, or leave them out");
+        fmt::format("--moc-keep {} has no effect where two of each eight channels are kept "
+                    "(2:8)\nhint: leave it out",
+                    moc.keep));
   }
   LlamaConfig config = llama_preset(preset);
   if (vocab_size > 0) config.vocab_size = vocab_size;

@@ -50,7 +50,7 @@ std::string ChannelStatistics::summary_of(double positive_share,
                                           std::optional<std::int64_t> dead) const {
   std::string text = fmt::format("{:.1f} % of the kept gates are positive", 100.0 * positive_share);
   if (dead) {
-    text += fmt::format("; {} of {} channels were selected by no token in the last {} steps", *dead,
+    text += fmt::format("; no token selected {} of the {} channels in the last {} steps", *dead,
                         num_layers_ * channels_, dead_after_);
   }
   return text;

@@ -164,7 +164,7 @@ std::string hint_for_unknown_key(const std::string& table, const std::string& na
         meant->table == table
             ? meant->dotted_name()
             : fmt::format("{} (in table [{}])", meant->dotted_name(), meant->table);
-    return fmt::format("did you mean {}? It is {}", which, meant->documentation);
+    return fmt::format("did you mean {}? ({})", which, meant->documentation);
   }
   if (table.empty()) return "keys stand in tables: " + list_of_tables();
   return fmt::format("the keys of [{}] are {}", table, keys_of_table(table));

@@ -178,8 +178,8 @@ std::vector<ConfigKey> moc_keys() {
       {.name = "keep",
        .field = moc_field<&MocTable::keep>,
        .documentation = "channels that a token uses: a count, or, written with a point, a share of "
-                        "intermediate_size",
-       .default_text = "hidden_size / 2; with pattern = \"2:8\" what that keeps",
+                        "intermediate_size (at least one channel)",
+       .default_text = "hidden_size / 2 or all; with pattern = \"2:8\" what that keeps",
        .synonyms = {"k", "top_k", "topk", "num_channels", "keep_ratio"}},
       {.name = "pattern",
        .field = moc_field<&MocTable::pattern>,

@@ -100,7 +100,7 @@ void prepare_directory(const ExportArguments& arguments) {
 }
 
 void warn_of_what_others_do_not_know(const LlamaConfig& model) {
-  if (!model.moc) return;
+  if (!model.moc || model.moc->keep == model.intermediate_size) return;
   fmt::print(stderr,
              "chaski: warning: other programs run this model dense: they do not know "
              "mixture_of_channels of its config.json, by which a token uses {} of {} channels\n",

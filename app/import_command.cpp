@@ -137,7 +137,8 @@ CheckpointMetadata make_metadata(const LlamaConfig& config, const Tokenizer& tok
 }
 
 void run_import(const ImportArguments& arguments) {
-  const LlamaConfig config = with_settings(read_config(arguments.directory), arguments.settings);
+  const LlamaConfig stored = read_config(arguments.directory);
+  const LlamaConfig config = with_settings(stored, arguments.settings);
   const auto tokenizer = read_tokenizer(arguments, config);
   const SafetensorsReader reader(arguments.directory);
   check_tensors(reader, config, arguments.directory);
@@ -158,6 +159,12 @@ void run_import(const ImportArguments& arguments) {
   write_checkpoint(arguments.out, make_metadata(config, *tokenizer), records);
   fmt::print("imported    {}: {} tensors; {}\ncheckpoint  {}\n", arguments.directory,
              records.size(), config.describe_ffn(), arguments.out);
+  if (!(config.moc == stored.moc)) {
+    fmt::print(stderr,
+               "chaski: warning: the model was trained with {}: it is of no use with {} before it "
+               "has been trained on\n",
+               stored.describe_ffn(), config.describe_ffn());
+  }
 }
 
 }  // namespace

@@ -220,14 +220,18 @@ void print_ffn_choices(const TrainingPlan& plan, const std::vector<FfnChoice>& c
                mebibytes(rank.device_bytes(MemoryCategory::workspace)),
                mebibytes(rank.device_total()));
   }
-  if (!plan.config.model.llama.moc) return;
+  // The kind that is configured, or that a dense model could have.
+  const auto with_moc = std::find_if(choices.begin(), choices.end(), [](const FfnChoice& choice) {
+    return choice.plan.config.model.llama.moc.has_value();
+  });
+  if (with_moc == choices.end()) return;
+  const ModelConfig& model = with_moc->plan.config.model;
   for (const MocIndex index : {MocIndex::uint16, MocIndex::bitmap}) {
-    const bool used =
-        index == moc_shape(plan.config.model.llama, plan.config.model.moc_index()).index;
+    const bool used = plan.config.model.llama.moc.has_value() &&
+                      index == moc_shape(model.llama, model.moc_index()).index;
     fmt::print("{} {} of a token and layer with model.moc.index = \"{}\"\n",
                used ? "* indices take" : "  indices would take",
-               format_bytes(moc_shape(plan.config.model.llama, index).index_bytes()),
-               name_of(index));
+               format_bytes(moc_shape(model.llama, index).index_bytes()), name_of(index));
   }
 }
 

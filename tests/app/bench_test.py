@@ -247,10 +247,13 @@ class BenchTest(unittest.TestCase):
         for arguments in (["train", *TINY, "--moc-keep", 32], ["decode", *TINY, "--ffn", "swiglu", "--moc-keep", 32]):
             done = run(*arguments)
             self.assertEqual(done.returncode, 2)
+            self.assertIn("--moc-keep is of Mixture-of-Channels", done.stderr)
             self.assertIn("add --ffn moc", done.stderr)
-        done = run("decode", *TINY, "--ffn", "moc-2:8", "--moc-keep", 32)
-        self.assertEqual(done.returncode, 2)
-        self.assertIn("keep", done.stderr)
+        for arguments in (["decode", *TINY, "--ffn", "moc-2:8", "--moc-keep", 32],
+                          ["train", *TINY, "--ffn", "moc", "--moc-pattern", "2:8", "--moc-keep", 32]):
+            done = run(*arguments)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("--moc-keep 32 has no effect where two of each eight channels are kept", done.stderr)
 
     def test_train_without_profile(self):
         self.assertNotIn("profile", self.report(*self.train_arguments()))

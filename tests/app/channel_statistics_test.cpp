@@ -75,7 +75,7 @@ TEST(ChannelStatistics, TheSummaryTellsOfDeadChannelsOnceTheyAreKnown) {
   statistics.add(kBoth, {{{4, 0, 0, 4}, 6}, {{4, 0, 4, 0}, 2}}, 12);
   statistics.report(12);
   EXPECT_EQ(statistics.summary(),
-            "50.0 % of the kept gates are positive; 3 of 8 channels were selected by no token in "
+            "50.0 % of the kept gates are positive; no token selected 3 of the 8 channels in "
             "the last 2 steps");
 }
 

@@ -97,13 +97,15 @@ class Moc(TrainingCase):
         self.train("dense", "--max-steps", self.STEPS)
         path = self.directory
         run([CHASKI, "export", "--checkpoint", path / "dense", "--out", path / "folder"])
-        run([CHASKI, "import", path / "folder", "--out", path / "moc", "--set", "model.ffn=moc",
-             "--set", "model.moc.keep=0.5"])
+        imported = run([CHASKI, "import", path / "folder", "--out", path / "moc", "--set", "model.ffn=moc",
+                        "--set", "model.moc.keep=0.5"])
+        self.assertIn("was trained with FFN 88: it is of no use with FFN 44 of 88 channels (topk)", imported.stderr)
         exported = run([CHASKI, "export", "--checkpoint", path / "moc", "--out", path / "moc_folder"])
         self.assertIn("other programs run this model dense", exported.stderr)
         config = json.loads((path / "moc_folder" / "config.json").read_text())
         self.assertEqual(config["mixture_of_channels"], {"keep": 44, "pattern": "topk", "selection": "gate"})
-        run([CHASKI, "import", path / "moc_folder", "--out", path / "again"])
+        again = run([CHASKI, "import", path / "moc_folder", "--out", path / "again"])
+        self.assertNotIn("warning", again.stderr)
         run([CHASKI, "import", path / "moc_folder", "--out", path / "back", "--set", "model.ffn=swiglu"])
         dense, moc = self.perplexity(path / "dense"), self.perplexity(path / "moc")
         self.assertEqual(self.perplexity(path / "again"), moc)

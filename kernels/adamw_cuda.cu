@@ -68,6 +68,8 @@ struct StochasticStep {
     auto m = Pack<bf16, kCount>::load(step.first_moment + i);
     auto v = Pack<bf16, kCount>::load(step.second_moment + i);
     PhiloxWords words = {};
+    // Else nvcc keeps the elements in memory for some architectures.
+    CHASKI_UNROLL
     for (int k = 0; k < kCount; ++k) {
       update(step.factors, g.at[k], p.at[k], m.at[k], v.at[k]);
       if (kCount == 1 || k % 2 == 0) {

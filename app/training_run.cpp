@@ -1,6 +1,7 @@
 #include "app/training_run.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -193,9 +194,10 @@ void TrainingRun::try_save(std::int64_t updates) {
   survive_failed_save([&] { save(updates); });
 }
 
-void TrainingRun::survive_failed_save(const std::function<void()>& work) const {
+bool TrainingRun::survive_failed_save(const std::function<void()>& work) const {
   try {
     work();
+    return true;
   } catch (const std::runtime_error& error) {
     const std::string what = error.what();
     const std::string text = what.substr(0, what.find('\n')) + "; training goes on";
@@ -206,14 +208,17 @@ void TrainingRun::survive_failed_save(const std::function<void()>& work) const {
           fmt::format("chaski: warning: rank {}: {}\n", communicator_.rank(), text);
       std::fputs(line.c_str(), stderr);
     }
+    return false;
   }
 }
 
 void TrainingRun::report_saves() {
   if (writer_ == nullptr) return;
-  survive_failed_save([this] { writer_->check(); });
+  if (!survive_failed_save([this] { writer_->check(); })) saved_step_ = kNothingSaved;
   if (!is_root()) return;
   for (const SaveReport& report : writer_->take_reports()) {
+    // Even where older ones could not be deleted after it.
+    saved_step_ = std::max(saved_step_, report.step);
     if (report.directory_vanished) {
       console_->warning(fmt::format("{} had vanished and was made again",
                                     config_.checkpoint_directory().string()));
@@ -282,7 +287,10 @@ void TrainingRun::report_memory() {
 }
 
 void TrainingRun::finish(std::int64_t updates) {
-  if (saved_step_ != updates) {
+  // All save again what one of them could not.
+  std::array<std::int64_t, 1> missing{saved_step_ != updates};
+  communicator_.all_reduce_sum(std::span<std::int64_t>(missing));
+  if (missing.front() > 0) {
     if (writer_ != nullptr) survive_failed_save([this] { writer_->wait(); });
     save(updates);
   }

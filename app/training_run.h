@@ -73,8 +73,8 @@ class TrainingRun {
   // As save(), in mid-run: a failure is a warning, for the run has more to lose by ending, and the
   // next save may work.
   void try_save(std::int64_t updates);
-  // Runs what throws when a save has failed, and warns instead.
-  void survive_failed_save(const std::function<void()>& work) const;
+  // Runs what throws when a save has failed, and warns instead. Whether none has.
+  bool survive_failed_save(const std::function<void()>& work) const;
   void report_saves();
   // Says once that the device does not take graphs.
   void report_refused_graphs();
@@ -119,7 +119,9 @@ class TrainingRun {
   double seconds_per_step_ = 0.0;  // smoothed, for the remaining time
   std::optional<EvaluationResult> last_validation_;
   std::unique_ptr<CheckpointWriter> writer_;
-  std::int64_t saved_step_ = -1;
+  static constexpr std::int64_t kNothingSaved = -1;
+  // Of the last save that was begun, as long as it is not known to have failed.
+  std::int64_t saved_step_ = kNothingSaved;
   std::unique_ptr<MetricsLog> metrics_;        // rank 0
   std::optional<ChannelStatistics> channels_;  // with MoC
   std::unique_ptr<StepConsole> console_;

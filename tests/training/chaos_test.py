@@ -122,7 +122,13 @@ class Directories(Chaos):
         self.assertTrue(self.metrics("run"), "the metrics go on in a new file")
 
     def test_checkpoints_that_cannot_be_made_again_end_in_an_error(self):
-        process = self.begin("run")
+        self.check_saves_that_fail(every=20)
+
+    def test_an_end_at_a_step_whose_save_has_failed_is_an_error(self):
+        self.check_saves_that_fail(every=1)
+
+    def check_saves_that_fail(self, every):
+        process = self.begin("run", settings=[f"checkpoint.every={every}"])
         self.wait_for_save(process, "run")
         checkpoints = self.directory / "run" / "checkpoints"
         while checkpoints.is_dir():

@@ -236,12 +236,14 @@ bool Group::abort() noexcept {
 }
 
 std::string Group::stuck_text() const {
+  const std::vector<int> dead = communicator_.dead_ranks();
   return fmt::format(
       "NCCL: what was under way on rank {}, of ranks {} for {}, had not ended {} s after it was "
-      "given up: the GPU or the network to the others hangs\nhint: nvidia-smi and dmesg show the "
+      "given up{}: the GPU or the network to the others hangs\nhint: nvidia-smi and dmesg show the "
       "state of the GPU; `chaski train CONFIG --resume auto` goes on from the last checkpoint",
       communicator_.rank(), fmt::join(options_.ranks, ", "), options_.purpose,
-      std::chrono::duration<double>(options_.abort_limit).count());
+      std::chrono::duration<double>(options_.abort_limit).count(),
+      dead.empty() ? "" : fmt::format(" (rank {} died)", fmt::join(dead, ", ")));
 }
 
 bool Group::give_up() noexcept {

@@ -51,12 +51,15 @@ class Chaos(TrainingCase):
         insist(["umount", path])
         self.mounted.remove(path)
 
-    def begin(self, *arguments, settings=(), **options):
+    def begin(self, *arguments, settings=(), environment=(), **options):
         """Starts a run without an end, with its output in files."""
         self.out, self.err = self.directory / "out.log", self.directory / "err.log"
+        command = self.command(*arguments, settings=[*ENDLESS, *settings], **options)
+        program = command.index(str(CHASKI))
+        command[program:program] = ["env", *environment]
         with open(self.out, "w") as out, open(self.err, "w") as err:
-            process = subprocess.Popen(self.command(*arguments, settings=[*ENDLESS, *settings], **options),
-                                       env=launch_environment(), stdout=out, stderr=err, start_new_session=True)
+            process = subprocess.Popen(command, env=launch_environment(), stdout=out, stderr=err,
+                                       start_new_session=True)
         self.running.append(process)
         return process
 
@@ -122,13 +125,15 @@ class Directories(Chaos):
         self.assertTrue(self.metrics("run"), "the metrics go on in a new file")
 
     def test_checkpoints_that_cannot_be_made_again_end_in_an_error(self):
-        self.check_saves_that_fail(every=20)
+        self.check_saves_that_fail()
 
+    @unittest.skipUnless("HEAD_START" in os.environ, "the library that lets saves fail at once was not built")
     def test_an_end_at_a_step_whose_save_has_failed_is_an_error(self):
-        self.check_saves_that_fail(every=1)
+        self.check_saves_that_fail(settings=["checkpoint.every=1"],
+                                   environment=[f"LD_PRELOAD={os.environ['HEAD_START']}"])
 
-    def check_saves_that_fail(self, every):
-        process = self.begin("run", settings=[f"checkpoint.every={every}"])
+    def check_saves_that_fail(self, **options):
+        process = self.begin("run", **options)
         self.wait_for_save(process, "run")
         checkpoints = self.directory / "run" / "checkpoints"
         while checkpoints.is_dir():

@@ -98,6 +98,7 @@ Union unite(const MocDecodeProblem& p, const std::uint16_t* selected, std::int32
 // Neighbours in the union, and which of them each token takes.
 struct Group {
   std::int64_t count;
+  std::int64_t asked_for;  // rows of the next group with each quad of this one's
   const float* rows[kGroup];
   // Of the group after it, rows that are asked for while this one is used.
   const float* next[kGroup];
@@ -107,6 +108,15 @@ struct Group {
     std::int64_t places[kGroup];
   } tokens[kMaxTokens];
 };
+
+// What is asked for is spread over all that the group has to do: memory would else have nothing to
+// do while the last of it is done. There are at least as many quads as the group has kRows rows.
+std::int64_t share_of_quad(const MocDecodeProblem& p, const Group& group) {
+  std::int64_t quads = 0;
+  for (std::int64_t token = 0; token < p.tokens; ++token)
+    quads += (group.tokens[token].count + kRows - 1) / kRows;
+  return 2 * quads < kGroup ? 4 : quads < kGroup ? 2 : 1;
+}
 
 // Places in the union.
 struct Range {
@@ -134,6 +144,7 @@ void gather(const MocDecodeProblem& p, const Union& all, const float* weight, Ra
       token.places[token.count++] = all.places[e];
     }
   }
+  group.asked_for = share_of_quad(p, group);
 }
 
 // Rows of the next group to ask for while one takes up to kRows rows of a token, at the same
@@ -144,15 +155,11 @@ struct Asked {
 };
 
 // work(token, its first row, how many, rows to ask for) for up to kRows of a token's rows at a
-// time. What is asked for is spread over all of these calls: memory would else have nothing to do
-// in the last of them. There are at least as many calls as the group has kRows rows.
+// time, a quad.
 template <typename Work>
 [[gnu::always_inline]] inline void for_each_quad(const MocDecodeProblem& p, const Group& group,
                                                  const Work& work) {
-  std::int64_t quads = 0;
-  for (std::int64_t token = 0; token < p.tokens; ++token)
-    quads += (group.tokens[token].count + kRows - 1) / kRows;
-  const std::int64_t share = 2 * quads < kGroup ? 4 : quads < kGroup ? 2 : 1;
+  const std::int64_t share = group.asked_for;
   std::int64_t asked = 0;
   for (std::int64_t token = 0; token < p.tokens; ++token) {
     const std::int64_t count = group.tokens[token].count;
@@ -278,10 +285,9 @@ void add_up_to_four(std::int64_t rows_count, const float* const* rows, const flo
   }
 }
 
-// Of the union the channels [begin, end), of the result the columns [column, column + width).
+// Some channels of the union and, of the result, the columns [column, column + width).
 struct Segment {
-  std::int64_t begin;
-  std::int64_t end;
+  Range channels;
   std::int64_t column;
   std::int64_t width;
 };
@@ -295,9 +301,9 @@ void multiply_segment(const MocDecodeProblem& p, const float* down, const Union&
     for (std::int64_t i = 0; i < segment.width; ++i) mine[i] = 0.0f;
   }
   const std::int64_t block = p.tokens == 1 ? segment.width : kColumns;
-  for (std::int64_t first = segment.begin; first < segment.end; first += kGroup) {
+  for (Range left = segment.channels; left.begin < left.end; left.begin += kGroup) {
     Group group;
-    gather(p, all, down, {first, segment.end}, column, group);
+    gather(p, all, down, left, column, group);
     for (std::int64_t begin = 0; begin < segment.width; begin += block) {
       const std::int64_t end = least(begin + block, segment.width);
       for_each_quad(
@@ -356,9 +362,10 @@ void multiply_down(const MocDecodeProblem& p, const float* down, const Union& al
 #pragma omp for schedule(dynamic) collapse(2)
     for (std::int64_t segment = 0; segment < kSegments; ++segment) {
       for (std::int64_t column = 0; column < p.hidden; column += width) {
+        const Range channels = {begin_of_segment(p, all, segment),
+                                begin_of_segment(p, all, segment + 1)};
         multiply_segment(p, down, all, products,
-                         {begin_of_segment(p, all, segment), begin_of_segment(p, all, segment + 1),
-                          column, least(width, p.hidden - column)},
+                         {channels, column, least(width, p.hidden - column)},
                          partial + segment * p.tokens * p.hidden);
       }
     }

@@ -1,7 +1,6 @@
 #include "app/training_run.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -287,11 +286,10 @@ void TrainingRun::report_memory() {
 }
 
 void TrainingRun::finish(std::int64_t updates) {
-  // All save again what one of them could not.
-  std::array<std::int64_t, 1> missing{saved_step_ != updates};
-  communicator_.all_reduce_sum(std::span<std::int64_t>(missing));
-  if (missing.front() > 0) {
+  // All save again what one of them could not, once nobody expects a part of the attempt before.
+  if (communicator_.all_reduce_max(saved_step_ != updates ? 1.0 : 0.0) > 0.0) {
     if (writer_ != nullptr) survive_failed_save([this] { writer_->wait(); });
+    communicator_.barrier();
     save(updates);
   }
   if (writer_ != nullptr) writer_->wait();

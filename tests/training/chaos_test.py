@@ -85,8 +85,8 @@ class Chaos(TrainingCase):
         before = latest.read_text() if latest.exists() else ""
         self.wait_for(process, lambda: latest.exists() and latest.read_text() not in ("", before), "new checkpoint")
 
-    def stop(self, process, code=0):
-        process.send_signal(signal.SIGTERM)
+    def stop(self, process, code=0, by=signal.SIGTERM):
+        process.send_signal(by)
         process.wait(timeout=60)
         self.assertEqual(process.returncode, code, self.printed())
 
@@ -129,13 +129,18 @@ class Directories(Chaos):
 
     @unittest.skipUnless("HEAD_START" in os.environ, "the library that lets saves fail at once was not built")
     def test_an_end_at_a_step_whose_save_has_failed_is_an_error(self):
-        self.check_saves_that_fail(settings=["checkpoint.every=1"],
-                                   environment=[f"LD_PRELOAD={os.environ['HEAD_START']}"])
+        for processes in (0, 2):  # two: a stage each, both of which save
+            with self.subTest(processes=processes):
+                # As scripts/bin/mpirun does: by SIGTERM mpirun kills.
+                stopped_by = signal.SIGUSR1 if processes else signal.SIGTERM
+                self.check_saves_that_fail(
+                    f"run{processes}", stopped_by, processes=processes, environment=[f"LD_PRELOAD={os.environ['HEAD_START']}"],
+                    settings=["checkpoint.every=1", f"parallel.pipeline={max(1, processes)}"])
 
-    def check_saves_that_fail(self, **options):
-        process = self.begin("run", **options)
-        self.wait_for_save(process, "run")
-        checkpoints = self.directory / "run" / "checkpoints"
+    def check_saves_that_fail(self, name="run", stopped_by=signal.SIGTERM, **options):
+        process = self.begin(name, **options)
+        self.wait_for_save(process, name)
+        checkpoints = self.directory / name / "checkpoints"
         while checkpoints.is_dir():
             self.vanish(checkpoints)
             try:
@@ -143,9 +148,9 @@ class Directories(Chaos):
             except IsADirectoryError:
                 pass  # a save was faster
         self.wait_for_text(process, "was not saved")
-        step = self.metrics_so_far("run")[-1]["step"]
-        self.wait_for(process, lambda: self.metrics_so_far("run")[-1]["step"] > step + 50, "going on")
-        self.stop(process, code=1)
+        step = self.metrics_so_far(name)[-1]["step"]
+        self.wait_for(process, lambda: self.metrics_so_far(name)[-1]["step"] > step + 50, "going on")
+        self.stop(process, code=1, by=stopped_by)
         self.assertIn("chaski: error: ", self.err.read_text())
         self.assertIn(str(checkpoints), self.err.read_text())
 

@@ -2,7 +2,6 @@
 #include <array>
 #include <bit>
 #include <cublasLt.h>
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <map>
 #include <memory>
@@ -11,6 +10,7 @@
 
 #include "kernels/cuda_context.h"
 #include "kernels/matmul_cuda.h"
+#include "kernels/shared_library.h"
 
 namespace chaski::cuda {
 namespace {
@@ -23,16 +23,10 @@ constexpr std::uint32_t kFullAlignment = 256;
 class Functions {
  public:
   Functions() {
-    const std::string name = fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR);
-    library_ = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-    // Where it was when this was built.
-    if (library_ == nullptr) library_ = dlopen(CHASKI_CUBLASLT_PATH, RTLD_NOW | RTLD_LOCAL);
-    if (library_ == nullptr)
-      throw std::runtime_error(
-          fmt::format("cuBLASLt cannot be loaded: {}\nhint: LD_LIBRARY_PATH must lead to the CUDA "
-                      "toolkit's libraries",
-                      dlerror()));
-#define CHASKI_LOAD(name) name = function<decltype(name)>("cublasLt" #name)
+    const SharedLibrary library("cuBLASLt", fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR),
+                                CHASKI_CUBLASLT_PATH,
+                                "LD_LIBRARY_PATH must lead to the CUDA toolkit's libraries");
+#define CHASKI_LOAD(name) library.find("cublasLt" #name, name)
     CHASKI_LOAD(Create);
     CHASKI_LOAD(Destroy);
     CHASKI_LOAD(GetStatusString);
@@ -62,17 +56,6 @@ class Functions {
   decltype(&cublasLtMatmulPreferenceSetAttribute) MatmulPreferenceSetAttribute;
   decltype(&cublasLtMatrixLayoutCreate) MatrixLayoutCreate;
   decltype(&cublasLtMatrixLayoutDestroy) MatrixLayoutDestroy;
-
- private:
-  template <typename Function>
-  Function function(const char* name) const {
-    void* const found = dlsym(library_, name);
-    if (found == nullptr)
-      throw std::runtime_error(fmt::format("cuBLASLt has no {}: {}", name, dlerror()));
-    return reinterpret_cast<Function>(found);
-  }
-
-  void* library_ = nullptr;  // never closed: it keeps threads and GPU memory of its own
 };
 
 const Functions& cublas() {

@@ -1,38 +1,20 @@
 #include "kernels/cudnn_library.h"
 
 #include <array>
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <stdexcept>
 #include <string_view>
 
+#include "kernels/shared_library.h"
+
 namespace chaski::cuda {
 namespace {
 
-template <typename Function>
-void find(void* file, const char* name, Function& function) {
-  void* const found = dlsym(file, name);
-  if (found == nullptr)
-    throw std::runtime_error(fmt::format("cuDNN has no {}: {}", name, dlerror()));
-  function = reinterpret_cast<Function>(found);
-}
-
-// Never closed: it keeps threads and GPU memory of its own.
-void* open_file() {
-  const std::string name = fmt::format("libcudnn.so.{}", CUDNN_MAJOR);
-  void* file = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  const char* const refusal = file == nullptr ? dlerror() : nullptr;
-  const std::string reason = refusal == nullptr ? "" : refusal;
-  // Where it was when this was built.
-  if (file == nullptr) file = dlopen(CHASKI_CUDNN_PATH, RTLD_NOW | RTLD_LOCAL);
-  if (file == nullptr) throw std::runtime_error("cuDNN cannot be loaded: " + reason);
-  return file;
-}
-
 CudnnFunctions load() {
-  void* const file = open_file();
+  const SharedLibrary library("cuDNN", fmt::format("libcudnn.so.{}", CUDNN_MAJOR),
+                              CHASKI_CUDNN_PATH);
   CudnnFunctions functions{};
-#define CHASKI_LOAD(name) find(file, "cudnn" #name, functions.name)
+#define CHASKI_LOAD(name) library.find("cudnn" #name, functions.name)
   CHASKI_LOAD(BackendCreateDescriptor);
   CHASKI_LOAD(BackendDestroyDescriptor);
   CHASKI_LOAD(BackendExecute);

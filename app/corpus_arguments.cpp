@@ -20,15 +20,13 @@ void CorpusArguments::add_to(CLI::App& command) {
                   "Lines of a .txt file in which this regular expression is found separate "
                   "documents; '': each file is one document. Default: blank lines")
       ->type_name("REGEX");
-  command
-      .add_option_function<std::string>(
-          "--invalid-utf8",
-          [this](const std::string& policy) {
-            options.invalid_utf8 = policy == "replace" ? InvalidUtf8::replace : InvalidUtf8::error;
-          },
-          "Bytes that are no UTF-8: stop with an error, or replace them by U+FFFD")
-      ->check(one_of({"error", "replace"}))
-      ->type_name(choices_text({"error", "replace"}))
+  const auto set_policy = [this](const std::string& policy) {
+    options.invalid_utf8 = policy == "replace" ? InvalidUtf8::replace : InvalidUtf8::error;
+  };
+  allow_only(command.add_option_function<std::string>(
+                 "--invalid-utf8", set_policy,
+                 "Bytes that are no UTF-8: stop with an error, or replace them by U+FFFD"),
+             {"error", "replace"})
       ->default_str("error");
 }
 

@@ -140,18 +140,15 @@ std::string describe_precision(const DeviceChoice& choice) {
 }
 
 void add_device_option(CLI::App& command, std::string& name) {
-  const std::vector<std::string> names = {"auto", "cpu", "cuda"};
-  command.add_option("--device", name, "Where to compute; auto: a GPU where there is one")
-      ->check(one_of(names))
-      ->type_name(choices_text(names))
+  allow_only(
+      command.add_option("--device", name, "Where to compute; auto: a GPU where there is one"),
+      {"auto", "cpu", "cuda"})
       ->capture_default_str();
 }
 
 void add_precision_option(CLI::App& command, std::string& name) {
-  const std::vector<std::string> names(std::begin(kPrecisions), std::end(kPrecisions));
-  command.add_option("--precision", name, "As device.precision")
-      ->check(one_of(names))
-      ->type_name(choices_text(names))
+  allow_only(command.add_option("--precision", name, "As device.precision"),
+             {std::begin(kPrecisions), std::end(kPrecisions)})
       ->capture_default_str();
 }
 

@@ -159,11 +159,10 @@ void register_eval_command(CLI::App& app) {
   command->add_option("--checkpoint", arguments->checkpoint, "Checkpoint or run directory")
       ->required();
   command->add_option("--data", arguments->data, "Token files; globs too")->required();
-  command
-      ->add_option("--part", arguments->part,
-                   "Part of the token files; default: validation where all have it, else train")
-      ->check(one_of({"train", "validation"}))
-      ->type_name(choices_text({"train", "validation"}));
+  allow_only(command->add_option(
+                 "--part", arguments->part,
+                 "Part of the token files; default: validation where all have it, else train"),
+             {"train", "validation"});
   command
       ->add_option(
           "--sequence-length", arguments->sequence_length,

@@ -155,9 +155,8 @@ void register_export_command(CLI::App& app) {
       ->required()
       ->type_name("PATH");
   command->add_option("--out", arguments->out, "Directory to write")->required()->type_name("DIR");
-  command->add_option("--dtype", arguments->dtype, "Of the weights in the files")
-      ->check(one_of({"fp32", "bf16"}))
-      ->type_name(choices_text({"fp32", "bf16"}))
+  allow_only(command->add_option("--dtype", arguments->dtype, "Of the weights in the files"),
+             {"fp32", "bf16"})
       ->capture_default_str();
   command
       ->add_option(

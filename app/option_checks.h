@@ -24,6 +24,11 @@ OptionCheck positive_number();
 OptionCheck one_of(std::vector<std::string> names);
 // For --help, as the option's type_name(): "{red,blue}".
 std::string choices_text(const std::vector<std::string>& names);
+// Both for one of CLI11's options, which it returns.
+template <typename Option>
+Option* allow_only(Option* option, const std::vector<std::string>& names) {
+  return option->check(one_of(names))->type_name(choices_text(names));
+}
 
 // For CLI::Option::transform(): replaces a size, such as "512", "500 MB" (of 10^6 bytes) or
 // "1.5GiB" (of 2^30), by its bytes. Returns what a check would.

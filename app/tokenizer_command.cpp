@@ -62,16 +62,11 @@ void register_tokenizer_command(CLI::App& app) {
   command->add_option("--out", arguments->out, "Model file to write")
       ->required()
       ->type_name("FILE.model");
-  command
-      ->add_option_function<std::string>(
-          "--type",
-          [arguments = arguments.get()](const std::string& type) {
-            arguments->training.type =
-                type == "unigram" ? TokenizerType::unigram : TokenizerType::bpe;
-          },
-          "Algorithm")
-      ->check(one_of({"bpe", "unigram"}))
-      ->type_name(choices_text({"bpe", "unigram"}))
+  const auto set_type = [arguments = arguments.get()](const std::string& type) {
+    arguments->training.type = type == "unigram" ? TokenizerType::unigram : TokenizerType::bpe;
+  };
+  allow_only(command->add_option_function<std::string>("--type", set_type, "Algorithm"),
+             {"bpe", "unigram"})
       ->default_str("bpe");
   command
       ->add_option("--sample-bytes", training.sample_bytes,

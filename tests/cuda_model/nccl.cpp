@@ -5,8 +5,6 @@
 // exchange something, for sums anew with each order of magnitude.
 //   CHASKI_CUDA_MODEL_NCCL   folder for what the processes tell each other (default /dev/shm)
 
-#include <algorithm>
-#include <atomic>
 #include <bit>
 #include <climits>
 #include <cstdio>
@@ -14,248 +12,22 @@
 #include <cstring>
 #include <cuda_runtime_api.h>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <nccl.h>
 #include <random>
 #include <set>
-#include <sstream>
 #include <string>
 #include <unistd.h>
 #include <vector>
 
-#include "tests/cuda_model/control.h"
 #include "tests/cuda_model/grid.h"
+#include "tests/cuda_model/nccl_operation.h"
 #include "tests/cuda_model/runtime.h"
 #include "tests/cuda_model/stream_state.h"
 
 namespace chaski::cuda_model {
 namespace {
-
-namespace fs = std::filesystem;
-
-std::atomic<NcclAbort>& abort_mode() {
-  static std::atomic<NcclAbort> mode = [] {
-    const char* const given = std::getenv("CHASKI_CUDA_MODEL_NCCL_ABORT");
-    const std::string name = given == nullptr ? "ends" : given;
-    return name == "leaves"  ? NcclAbort::kLeaves
-           : name == "hangs" ? NcclAbort::kHangs
-                             : NcclAbort::kEnds;
-  }();
-  return mode;
-}
-
-enum class Kind { kSend, kReceive, kAllReduce };
-
-/// What the processes of a group say to each other: files in a folder of theirs.
-class Folder {
- public:
-  explicit Folder(fs::path path) : path_(std::move(path)) {}
-
-  void put(const std::string& name, const std::string& content) const {
-    const fs::path temporary = path_ / (name + ".new");
-    std::ofstream(temporary, std::ios::binary) << content;
-    std::error_code error;
-    fs::rename(temporary, path_ / name, error);  // the others may have given up
-  }
-  bool has(const std::string& name) const {
-    std::error_code error;
-    return fs::exists(path_ / name, error);
-  }
-  std::string get(const std::string& name) const {
-    std::ifstream file(path_ / name, std::ios::binary);
-    std::ostringstream content;
-    content << file.rdbuf();
-    return content.str();
-  }
-  std::string take(const std::string& name) const {
-    std::string content = get(name);
-    std::error_code error;
-    fs::remove(path_ / name, error);
-    return content;
-  }
-  void remove() const {
-    std::error_code error;
-    fs::remove_all(path_, error);
-  }
-
- private:
-  fs::path path_;
-};
-
-std::string joined(std::initializer_list<std::string> parts) {
-  std::string text;
-  for (const std::string& part : parts) text += (text.empty() ? "" : "-") + part;
-  return text;
-}
-
-/// What the operations of a communicator keep alive.
-struct Group {
-  Folder folder;
-  int rank;
-  int size;
-  bool aborted = false;
-  int outstanding = 0;                 // operations that are not complete
-  std::vector<std::uint64_t> num_ops;  // with each process
-};
-
-std::size_t size_of(ncclDataType_t type) {
-  if (type == ncclFloat32) return sizeof(float);
-  if (type == ncclBfloat16) return 2;
-  fail("NCCL: data of this type is not modelled");
-}
-
-float to_float(const unsigned char* element, ncclDataType_t type) {
-  std::uint32_t bits = 0;
-  if (type == ncclFloat32) {
-    std::memcpy(&bits, element, 4);
-  } else {
-    std::uint16_t half = 0;
-    std::memcpy(&half, element, 2);
-    bits = static_cast<std::uint32_t>(half) << 16;
-  }
-  float value = 0.0F;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-void from_float(float value, unsigned char* element, ncclDataType_t type) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, &value, 4);
-  if (type == ncclFloat32) {
-    std::memcpy(element, &bits, 4);
-    return;
-  }
-  // To nearest, ties to even; NaN stays one.
-  const bool nan = value != value;
-  const std::uint32_t rounded = nan ? bits | 0x400000U : bits + 0x7fffU + ((bits >> 16) & 1U);
-  const auto half = static_cast<std::uint16_t>(rounded >> 16);
-  std::memcpy(element, &half, 2);
-}
-
-/// An operation in a stream: meets the other sides, then gives data away, then takes data.
-class Operation {
- public:
-  Operation(std::shared_ptr<Group> group, Kind kind, void* data, std::size_t count,
-            ncclDataType_t type, std::vector<int> peers)
-      : group_(std::move(group)),
-        kind_(kind),
-        data_(static_cast<unsigned char*>(data)),
-        count_(count),
-        type_(type),
-        peers_(std::move(peers)) {
-    for (const int peer : peers_) {
-      numbers_.push_back(group_->num_ops[static_cast<std::size_t>(peer)]++);
-    }
-    ++group_->outstanding;
-  }
-
-  /// True when it is complete.
-  bool attempt() {
-    if (group_->aborted && abort_mode() != NcclAbort::kEnds) return false;
-    if (group_->aborted) {
-      if (kind_ != Kind::kSend) std::memset(data_, 0xff, bytes());
-    } else if (!go_on()) {
-      return false;
-    }
-    --group_->outstanding;
-    return true;
-  }
-
- private:
-  enum class Phase { kCome, kMeet, kExchange };
-
-  bool go_on() {
-    if (phase_ == Phase::kCome) {
-      for (std::size_t i = 0; i < peers_.size(); ++i) put("call", i, description(kind_));
-      phase_ = Phase::kMeet;
-    }
-    if (phase_ == Phase::kMeet) {
-      if (!all([&](std::size_t i) { return group_->folder.has(name("call", i, false)); })) {
-        return false;
-      }
-      for (std::size_t i = 0; i < peers_.size(); ++i) compare(i);
-      for (std::size_t i = 0; i < peers_.size() && kind_ != Kind::kReceive; ++i) {
-        put("data", i, std::string(reinterpret_cast<const char*>(data_), bytes()));
-      }
-      phase_ = Phase::kExchange;
-    }
-    if (kind_ == Kind::kSend) return !group_->folder.has(name("data", 0, true));
-    if (!all([&](std::size_t i) { return group_->folder.has(name("data", i, false)); })) {
-      return false;
-    }
-    kind_ == Kind::kReceive ? receive() : sum();
-    return true;
-  }
-
-  void receive() {
-    const std::string data = group_->folder.take(name("data", 0, false));
-    std::memcpy(data_, data.data(), bytes());
-  }
-
-  /// In ascending order of ranks.
-  void sum() {
-    std::vector<std::string> data(static_cast<std::size_t>(group_->size));
-    data[static_cast<std::size_t>(group_->rank)] =
-        std::string(reinterpret_cast<const char*>(data_), bytes());
-    for (std::size_t i = 0; i < peers_.size(); ++i) {
-      data[static_cast<std::size_t>(peers_[i])] = group_->folder.take(name("data", i, false));
-    }
-    const std::size_t size = size_of(type_);
-    for (std::size_t i = 0; i < count_; ++i) {
-      float total = 0.0F;
-      for (std::size_t rank = 0; rank < data.size(); ++rank) {
-        const auto* element = reinterpret_cast<const unsigned char*>(data[rank].data()) + i * size;
-        total = rank == 0 ? to_float(element, type_) : total + to_float(element, type_);
-      }
-      from_float(total, data_ + i * size, type_);
-    }
-  }
-
-  void compare(std::size_t i) {
-    const std::string theirs = group_->folder.take(name("call", i, false));
-    const Kind wanted = kind_ == Kind::kSend      ? Kind::kReceive
-                        : kind_ == Kind::kReceive ? Kind::kSend
-                                                  : Kind::kAllReduce;
-    if (theirs == description(wanted)) return;
-    fail("NCCL: " + description(kind_) + " of rank " + std::to_string(group_->rank) + " meets " +
-         theirs + " of rank " + std::to_string(peers_[i]));
-  }
-
-  std::string description(Kind kind) const {
-    const char* const verb = kind == Kind::kSend      ? "a send"
-                             : kind == Kind::kReceive ? "a receive"
-                                                      : "a sum";
-    return std::string(verb) + " of " + std::to_string(count_) +
-           (type_ == ncclFloat32 ? " f32" : " bf16");
-  }
-
-  std::string name(const std::string& what, std::size_t i, bool mine) const {
-    const std::string here = std::to_string(group_->rank);
-    const std::string there = std::to_string(peers_[i]);
-    return joined({what, mine ? here : there, mine ? there : here, std::to_string(numbers_[i])});
-  }
-  void put(const std::string& what, std::size_t i, const std::string& content) const {
-    group_->folder.put(name(what, i, true), content);
-  }
-  bool all(const std::function<bool(std::size_t)>& holds) const {
-    for (std::size_t i = 0; i < peers_.size(); ++i) {
-      if (!holds(i)) return false;
-    }
-    return true;
-  }
-  std::size_t bytes() const { return count_ * size_of(type_); }
-
-  std::shared_ptr<Group> group_;
-  Kind kind_;
-  unsigned char* data_;
-  std::size_t count_;
-  ncclDataType_t type_;
-  std::vector<int> peers_;
-  std::vector<std::uint64_t> numbers_;
-  Phase phase_ = Phase::kCome;
-};
 
 std::string device_name() {
   char host[256] = {};
@@ -276,10 +48,6 @@ ncclResult_t refuse(ncclResult_t result, const std::string& why) {
 }  // namespace chaski::cuda_model
 
 using namespace chaski::cuda_model;
-
-void chaski::cuda_model::set_nccl_abort(NcclAbort abort) {
-  abort_mode() = abort;
-}
 
 /// A communicator: what one process of a group holds.
 struct ncclComm {
@@ -421,7 +189,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   path << (base == nullptr ? "/dev/shm" : base) << "/chaski-cuda-model-nccl-" << std::hex
        << random() << random();
   if (path.str().size() >= sizeof(id->internal)) return ncclInvalidArgument;
-  if (!fs::create_directory(path.str())) return ncclSystemError;
+  if (!std::filesystem::create_directory(path.str())) return ncclSystemError;
   std::snprintf(id->internal, sizeof(id->internal), "%s", path.str().c_str());
   return ncclSuccess;
 }
@@ -507,7 +275,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t handle) {
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t handle) {
-  while (abort_mode() == NcclAbort::kHangs) usleep(1000);
+  while (nccl_abort() == NcclAbort::kHangs) usleep(1000);
   const std::lock_guard lock(api_mutex());
   ncclComm& comm = resolve(handle);
   if (comm.under_way && comm.group->outstanding > 0 && comm.failure == ncclSuccess) {

@@ -106,6 +106,10 @@ class Moc(TrainingCase):
         self.assertEqual(config["mixture_of_channels"], {"keep": 44, "pattern": "topk", "selection": "gate"})
         again = run([CHASKI, "import", path / "moc_folder", "--out", path / "again"])
         self.assertNotIn("warning", again.stderr)
+        run([CHASKI, "import", path / "folder", "--out", path / "all", "--set", "model.ffn=moc",
+             "--set", "model.moc.keep=1.0"])
+        exported = run([CHASKI, "export", "--checkpoint", path / "all", "--out", path / "all_folder"])
+        self.assertNotIn("warning", exported.stderr)  # all channels: others run the same
         run([CHASKI, "import", path / "moc_folder", "--out", path / "back", "--set", "model.ffn=swiglu"])
         dense, moc = self.perplexity(path / "dense"), self.perplexity(path / "moc")
         self.assertEqual(self.perplexity(path / "again"), moc)
@@ -165,6 +169,17 @@ class Moc(TrainingCase):
 
     def weight_checksums(self, name):
         return {key: value for key, value in self.weights(name).items() if key.startswith("weights/")}
+
+    def test_plans_show_what_indices_take(self):
+        """Two bytes a kept channel, or a bit for each channel, which is less here; of a dense model, what they would."""
+        config = self.directory / "plan.toml"
+        config.write_text("[data]\ntrain = \"nowhere.h5\"\nsequence_length = 256\n")
+        for ffn, used in (("moc", "bitmap"), ("swiglu", None)):
+            shown = run([CHASKI, "plan", config, "--set", "model.preset=llama-60m", "--set", f"model.ffn={ffn}",
+                         "--no-measure"]).stdout
+            for index, size in (("uint16", 2 * 256), ("bitmap", 1376 // 8)):
+                take = "* indices take" if index == used else "  indices would take"
+                self.assertIn(f'\n{take} {size} B of a token and layer with model.moc.index = "{index}"\n', shown)
 
     def test_plans_compare_feed_forward_networks(self):
         config = self.directory / "plan.toml"

@@ -132,7 +132,7 @@ void Group::connect(const std::function<void()>& trial) {
     done.record(stream_);
     wait(done);
   } catch (...) {
-    give_up();
+    abort();
     throw;
   }
 }
@@ -231,10 +231,6 @@ void Group::fail(ncclResult_t result, const char* what) {
   throw std::runtime_error(text + "\nhint: NCCL_DEBUG=WARN in the environment makes NCCL say more");
 }
 
-bool Group::abort() noexcept {
-  return give_up();
-}
-
 std::string Group::stuck_text() const {
   const std::vector<int> dead = communicator_.dead_ranks();
   return fmt::format(
@@ -246,7 +242,7 @@ std::string Group::stuck_text() const {
       dead.empty() ? "" : fmt::format(" (rank {} died)", fmt::join(dead, ", ")));
 }
 
-bool Group::give_up() noexcept {
+bool Group::abort() noexcept {
   if (nccl_ == nullptr) return !stuck_;
   const Deadline deadline = std::chrono::steady_clock::now() + options_.abort_limit;
   // What was queued waits for nobody any more then, but it may still write.
@@ -267,7 +263,7 @@ void Group::leave() noexcept {
   if (result == ncclSuccess) {
     library().CommDestroy(std::exchange(nccl_, nullptr));
   } else {
-    give_up();
+    abort();
   }
 }
 

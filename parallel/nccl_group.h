@@ -89,7 +89,6 @@ class Group {
   void complete(ncclResult_t result, const char* what);
   [[noreturn]] void fail(ncclResult_t result, const char* what);
   void poll_peers();
-  bool give_up() noexcept;
   void leave() noexcept;
   std::string stuck_text() const;
   int position_of(int rank) const;

@@ -165,7 +165,7 @@ class AllreduceBenchmark {
   std::unique_ptr<GradientReducer> reducer_;
 };
 
-void print_table(const nlohmann::json& report) {
+void print_allreduce(const nlohmann::json& report) {
   fmt::print("gradients of {}, {}, summed over {}; {}\n\n", report["preset"].get<std::string>(),
              format_bytes(report["gradient_bytes"].get<std::int64_t>()),
              format_number_of(report["processes"].get<int>(), "process", "processes"),
@@ -195,7 +195,7 @@ void run_bench_allreduce(const BenchAllreduceOptions& options) {
   }
   const nlohmann::json report = AllreduceBenchmark(communicator, options).run();
   if (communicator.rank() != 0) return;
-  options.json ? print_json(report) : print_table(report);
+  options.json ? print_json(report) : print_allreduce(report);
 }
 
 }  // namespace

@@ -204,7 +204,7 @@ class CheckpointBenchmark {
   Measured measured_;
 };
 
-void print_table(const nlohmann::json& report) {
+void print_checkpoint(const nlohmann::json& report) {
   fmt::print("checkpoint of {}: weights and two moments, {}; {}\n\n",
              report["preset"].get<std::string>(),
              format_bytes(report["state_bytes"].get<std::int64_t>()),
@@ -255,7 +255,7 @@ void register_bench_checkpoint(CLI::App& bench) {
     Communicator communicator(mpi_session());
     check_memory_of_bench(options->training, communicator);
     const nlohmann::json report = CheckpointBenchmark(communicator, *options).run();
-    options->json ? print_json(report) : print_table(report);
+    options->json ? print_json(report) : print_checkpoint(report);
   });
 }
 

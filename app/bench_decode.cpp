@@ -123,7 +123,7 @@ class Generation {
 };
 
 // What is measured of one variant and batch: the whole model and its FFNs alone.
-struct Measured {
+struct MeasuredLine {
   const Variant* variant;
   std::int64_t batch;
   std::unique_ptr<Generation> generation;
@@ -139,7 +139,7 @@ nlohmann::json part_report(const BenchSeries& series, std::int64_t bytes, std::i
   return part;
 }
 
-nlohmann::json line_report(const Measured& measured, const BenchSeries& whole,
+nlohmann::json line_report(const MeasuredLine& measured, const BenchSeries& whole,
                            const BenchSeries& ffns, const BenchDecodeOptions& options,
                            Device& device, double read_rate) {
   const std::int64_t batch = measured.batch;
@@ -161,7 +161,7 @@ nlohmann::json run(const BenchDecodeOptions& options) {
   const auto device = choice.create(options.model.threads);
   const std::vector<Variant> variants = variants_of(options);
   std::vector<std::unique_ptr<Stage>> stages;
-  std::vector<Measured> measured;
+  std::vector<MeasuredLine> measured;
   for (const Variant& variant : variants) {
     const StageRange all = stage_range(variant.model, 0, 1);
     stages.push_back(
@@ -179,7 +179,7 @@ nlohmann::json run(const BenchDecodeOptions& options) {
   const MemoryBandwidth bandwidth(memory.tensor(), device->num_threads());
 
   std::vector<BenchSeries> series;
-  for (const Measured& one : measured) {
+  for (const MeasuredLine& one : measured) {
     Generation* generation = one.generation.get();
     series.push_back({"decode", [generation] { return generation->run(); }});
     series.push_back({"ffns", [generation, &device] { return generation->run_ffns(*device); }});
@@ -214,7 +214,7 @@ std::string times_dense(const nlohmann::json& report, const nlohmann::json& line
   return "";
 }
 
-void print_table(const nlohmann::json& report) {
+void print_decode(const nlohmann::json& report) {
   const ReportLine heading(report);
   fmt::print("one token of each sequence after {} of {}; {}\n\n", heading.integer("context"),
              heading.text("preset"), machine_line(report["machine"]));
@@ -272,7 +272,7 @@ void register_bench_decode(CLI::App& bench) {
   command->callback([options] {
     require_one_process("decode");
     const nlohmann::json report = run(*options);
-    options->json ? print_json(report) : print_table(report);
+    options->json ? print_json(report) : print_decode(report);
   });
 }
 

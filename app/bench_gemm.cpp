@@ -135,7 +135,7 @@ nlohmann::json run(const BenchGemmOptions& options) {
   return report;
 }
 
-void print_table(const nlohmann::json& report) {
+void print_gemm(const nlohmann::json& report) {
   fmt::print("products of a step of {} on {} tokens; {}\n\n", report["preset"].get<std::string>(),
              report["tokens"].get<std::int64_t>(), machine_line(report["machine"]));
   ReportTable table({"layer", "pass", "m", "n", "k", "a step", "weight", "median ms", "best ms",
@@ -174,7 +174,7 @@ void register_bench_gemm(CLI::App& bench) {
   command->callback([options] {
     require_one_process("gemm");
     const nlohmann::json report = run(*options);
-    options->json ? print_json(report) : print_table(report);
+    options->json ? print_json(report) : print_gemm(report);
   });
 }
 

@@ -106,7 +106,7 @@ nlohmann::json run(const BenchOpsOptions& options) {
   return report;
 }
 
-void print_table(const nlohmann::json& report) {
+void print_ops(const nlohmann::json& report) {
   fmt::print("ops of {} on {} x {} tokens; {}\n\n", report["preset"].get<std::string>(),
              report["micro_batch"].get<std::int64_t>(),
              report["sequence_length"].get<std::int64_t>(), machine_line(report["machine"]));
@@ -149,7 +149,7 @@ void register_bench_ops(CLI::App& bench) {
   command->callback([options] {
     require_one_process("ops");
     const nlohmann::json report = run(*options);
-    options->json ? print_json(report) : print_table(report);
+    options->json ? print_json(report) : print_ops(report);
   });
 }
 

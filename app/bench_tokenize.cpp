@@ -189,7 +189,7 @@ class TokenizeBenchmark {
   std::uint64_t pipeline_tokens_ = 0;
 };
 
-void print_table(const nlohmann::json& report) {
+void print_tokenize(const nlohmann::json& report) {
   const auto bytes_of = [&](const char* key) {
     return format_bytes(static_cast<std::int64_t>(report[key].get<double>()));
   };
@@ -239,7 +239,7 @@ void register_bench_tokenize(CLI::App& bench) {
     require_one_process("tokenize");
     if (!options->tokenizer.empty()) check_input_file("--tokenizer", options->tokenizer);
     const nlohmann::json report = TokenizeBenchmark(*options).run();
-    options->json ? print_json(report) : print_table(report);
+    options->json ? print_json(report) : print_tokenize(report);
   });
 }
 

@@ -115,7 +115,7 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
   return report;
 }
 
-void print_table(const nlohmann::json& report) {
+void print_train(const nlohmann::json& report) {
   const auto line = [](const char* name, const std::string& value) {
     fmt::print("{:<28}{}\n", name, value);
   };
@@ -160,7 +160,7 @@ void run_bench_train(const BenchTrainOptions& options) {
   check_memory_of_bench(options.training, communicator);
   const nlohmann::json report = measure(communicator, options);
   if (communicator.rank() != 0) return;
-  options.json ? print_json(report) : print_table(report);
+  options.json ? print_json(report) : print_train(report);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
+#include "kernels/moc_products.h"
 #include "kernels/profile.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rotary.h"
@@ -191,11 +192,14 @@ std::vector<BenchOp> swiglu_ops(const Sizes& s) {
 }
 
 // With the default number of channels.
-std::vector<BenchOp> moc_ops(const LlamaConfig& config, const Sizes& s) {
+MocShape default_moc_shape(const LlamaConfig& config) {
   LlamaConfig with_moc = config;
   if (!with_moc.moc) with_moc.moc.emplace();
   with_moc.resolve();
-  const MocShape shape = moc_shape(with_moc, std::nullopt);
+  return moc_shape(with_moc, std::nullopt);
+}
+
+std::vector<BenchOp> moc_ops(const MocShape& shape, const Sizes& s) {
   const BenchOperand row = s.computed({s.tokens, shape.keep});
   const BenchOperandList operands = {s.computed({s.tokens, 2 * s.ffn}),
                                      s.computed({s.tokens, s.ffn}),
@@ -215,6 +219,35 @@ std::vector<BenchOp> moc_ops(const LlamaConfig& config, const Sizes& s) {
          forward(x);  // what was kept has to be a selection
          return timed_on(x, [&] {
            moc_backward(shape, {x[2], x[3], {}, {}, x[4]}, x[1], x[0], x[1]);
+         });
+       }},
+  };
+}
+
+// The products of the kept channels, where they are made; of a tile of an FFN.
+std::vector<BenchOp> moc_products_ops(const MocShape& shape, const Sizes& s, const Device& device) {
+  const std::int64_t tokens = ffn_tile(device.backend(), s.tokens);
+  if (!moc_products_pay(device, shape, s.hidden, tokens)) return {};
+  const BenchOperand rows = {{tokens, s.hidden}}, weight = {{s.ffn, s.hidden}};
+  const BenchOperand down = {{s.hidden, s.ffn}}, kept = {{tokens, shape.keep}};
+  const BenchOperand index = {{tokens, shape.index_bytes()}, DType::u8};
+  const BenchOperandList forward_operands = {
+      rows, {{tokens, s.ffn}}, weight, weight, down, kept, kept, index, rows};
+  BenchOperandList operands = forward_operands;
+  for (const BenchOperand& gradient : {weight, weight, down, rows}) operands.push_back(gradient);
+  const auto forward = [shape](const Operands& x) {
+    moc_products_forward(shape, x[0], x[1], {x[2], x[3], x[4]}, {x[5], x[6], {}, {}, x[7]}, x[8]);
+  };
+  const double product = 2.0 * static_cast<double>(tokens * shape.keep * s.hidden);
+  return {
+      {"moc_products_forward", OpBound::gemm, 2 * product, forward_operands,
+       [forward](const Operands& x) { return timed_on(x, [&] { forward(x); }); }},
+      {"moc_products_backward", OpBound::gemm, 6 * product, operands,
+       [forward, shape](const Operands& x) {
+         forward(x);  // what was kept has to be a selection
+         return timed_on(x, [&] {
+           moc_products_backward(shape, x[8], x[0], {x[2], x[3], x[4]}, {x[5], x[6], {}, {}, x[7]},
+                                 {x[9], x[10], x[11]}, x[12]);
          });
        }},
   };
@@ -311,11 +344,12 @@ const char* name_of(OpBound bound) {
 std::vector<BenchOp> bench_ops(const LlamaConfig& config, const BenchTokens& batch,
                                const TensorTypes& types) {
   const Sizes sizes(config, batch, types);
+  const MocShape moc = default_moc_shape(config);
   std::vector<BenchOp> ops;
   for (std::vector<BenchOp>& some : std::vector<std::vector<BenchOp>>{
            embedding_ops(sizes, batch), norm_ops(sizes), attention_ops(sizes), swiglu_ops(sizes),
-           moc_ops(config, sizes), head_ops(sizes, batch), optimizer_ops(sizes),
-           decoding_ops(sizes)}) {
+           moc_ops(moc, sizes), moc_products_ops(moc, sizes, batch.tokens.device()),
+           head_ops(sizes, batch), optimizer_ops(sizes), decoding_ops(sizes)}) {
     std::move(some.begin(), some.end(), std::back_inserter(ops));
   }
   return ops;

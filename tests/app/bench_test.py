@@ -81,7 +81,7 @@ class BenchTest(unittest.TestCase):
         for name in ("embedding_forward", "embedding_backward", "rmsnorm_forward", "add_rmsnorm_forward",
                      "rmsnorm_recompute", "rmsnorm_backward", "rotary_forward", "attention_forward",
                      "attention_backward", "swiglu_forward", "swiglu_backward",
-                     "moc_forward", "moc_backward", "head_loss", "cross_entropy",
+                     "moc_forward", "moc_backward", "moc_products_forward", "moc_products_backward", "head_loss", "cross_entropy",
                      "adamw", "sum_of_squares", "zero_gradients", "one_row_product"):
             self.assertIn(name, ops)
         # Bytes by hand: x and y of 96 × 128, the weight and the inverse norms.
@@ -89,6 +89,9 @@ class BenchTest(unittest.TestCase):
         self.assertEqual(ops["swiglu_backward"]["work"], 4 * 6 * 96 * 352)
         # 64 of 352 channels, of which a bitmap says which: gates, ups, products; kept gates and ups.
         self.assertEqual(ops["moc_forward"]["work"], 96 * (4 * (3 * 352 + 2 * 64) + 352 // 8))
+        # Eight of the FFN's nine products, of the kept channels.
+        self.assertEqual(ops["moc_products_forward"]["work"], 2 * (2 * 96 * 64 * 128))
+        self.assertEqual(ops["moc_products_backward"]["work"], 6 * (2 * 96 * 64 * 128))
         self.assertEqual(ops["adamw"]["work"] / ops["sum_of_squares"]["work"], 7)
         # 48·49/2 scores a head, two products of 32 each, 4 heads, 2 rows.
         self.assertEqual(ops["attention_forward"]["work"], 2 * 4 * (48 * 49 // 2) * 2 * 2 * 32)

@@ -82,9 +82,9 @@ def words(count, seed=5):
 class Workplace:
     """Token files that several tests read."""
 
-    def __init__(self):
+    def __init__(self, num_words=12000):
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="chaski-test-"))
-        (self.path / "text.txt").write_text(words(12000))
+        (self.path / "text.txt").write_text(words(num_words))
         run([CHASKI, "tokenizer", "text.txt", "--vocab-size", "400", "--out", "t.model"], cwd=self.path)
         run([CHASKI, "tokenize", "text.txt", "--tokenizer", "t.model", "--out", "t.h5",
              "--split", "validation=0.05"], cwd=self.path)
@@ -104,9 +104,11 @@ def run(command, check=True, **options):
 
 
 class TrainingCase(unittest.TestCase):
+    WORDS = 12000
+
     @classmethod
     def setUpClass(cls):
-        cls.workplace = Workplace()
+        cls.workplace = Workplace(cls.WORDS)
 
     @classmethod
     def tearDownClass(cls):

@@ -1,6 +1,7 @@
 #include "tests/cuda_model/block.h"
 
 #include <array>
+#include <bit>
 #include <cuda_runtime.h>
 #include <memory>
 #include <numeric>
@@ -45,6 +46,8 @@ std::vector<Thread> threads;
 std::vector<int> runnable;   // wait for nothing, in no order
 std::vector<int> unstarted;  // in no order
 int current = -1;
+// Lanes of each warp, as masks: those that have not ended, those that wait at a warp operation.
+std::vector<unsigned> present, waiting;
 int num_at_barrier = 0;
 int num_ended = 0;
 Fiber host;
@@ -159,6 +162,7 @@ void run_fiber(Fiber* self) {
     become(thread);
     (*body)();
     threads[thread].state = State::kEnded;
+    present[thread / kLanes] &= ~(1U << thread % kLanes);
     ++num_ended;
     const int next = choose_next();
     if (next >= 0 && threads[next].state == State::kUnstarted) {
@@ -192,13 +196,19 @@ void make_runnable(int thread) {
   runnable.push_back(thread);
 }
 
+// The text of a file's name is compared only where one file has several copies of it: this is asked
+// for each lane that comes.
+bool same_place(const Thread& a, const Thread& b) {
+  return a.site.line() == b.site.line() &&
+         (a.site.file_name() == b.site.file_name() ||
+          std::string_view(a.site.file_name()) == b.site.file_name());
+}
+
 void release_barrier() {
   const Thread& first = threads.front();
   int count = 0;
   for (const Thread& thread : threads) {
-    if (thread.block_operation != first.block_operation ||
-        thread.site.line() != first.site.line() ||
-        std::string_view(thread.site.file_name()) != first.site.file_name()) {
+    if (thread.block_operation != first.block_operation || !same_place(thread, first)) {
       fail("divergence: " + name(first) + " waits at the barrier of " + place_of(first) + ", " +
            name(thread) + " at that of " + place_of(thread));
     }
@@ -274,15 +284,14 @@ std::uint64_t warp_result(const Thread* warp, int lane) {
 }
 
 bool same_operation(const Thread& a, const Thread& b) {
-  return b.state == State::kAtWarpOperation && a.warp_operation == b.warp_operation &&
-         a.mask == b.mask && a.site.line() == b.site.line() &&
-         std::string_view(a.site.file_name()) == b.site.file_name();
+  return a.warp_operation == b.warp_operation && a.mask == b.mask && same_place(a, b);
 }
 
 /// Gives the lanes of the running thread's mask their results if all of them have come.
 void release_warp() {
   const int base = current / kLanes * kLanes;
   const unsigned mask = threads[current].mask;
+  if ((mask & ~waiting[base / kLanes]) != 0) return;
   Thread* const warp = &threads[base];
   for (int i = 0; i < kLanes; ++i) {
     if ((mask >> i & 1U) != 0 && !same_operation(threads[current], warp[i])) return;
@@ -298,6 +307,7 @@ void release_warp() {
     warp[i].result = results[i];
     make_runnable(base + i);
   }
+  waiting[base / kLanes] &= ~mask;
 }
 
 void check_in_kernel(const char* what) {
@@ -336,20 +346,18 @@ std::uint64_t warp_exchange(WarpOperation operation, unsigned mask, std::uint64_
   if ((mask >> (current - base) & 1U) == 0) {
     fail("the thread's own lane is not in the mask of " + place_of(self));
   }
-  for (int i = 0; i < kLanes; ++i) {
-    if ((mask >> i & 1U) == 0) continue;
-    const bool exists = base + i < static_cast<int>(threads.size());
-    if (!exists || threads[base + i].state == State::kEnded) {
-      fail("the mask of " + std::string(name(operation)) + " of " + place_of(self) +
-           " names lane " + std::to_string(i) + ", which " +
-           (exists ? "has ended" : "the block does not have"));
-    }
+  if (const unsigned absent = mask & ~present[base / kLanes]; absent != 0) {
+    const int other = std::countr_zero(absent);
+    const bool exists = base + other < static_cast<int>(threads.size());
+    fail("the mask of " + std::string(name(operation)) + " of " + place_of(self) + " names lane " +
+         std::to_string(other) + ", which " + (exists ? "has ended" : "the block does not have"));
   }
   if (operation == WarpOperation::kShuffle && (mask >> source & 1U) == 0) {
     fail("the shuffle of " + place_of(self) + " reads lane " + std::to_string(source) +
          ", which is not in its mask");
   }
   self.state = State::kAtWarpOperation;
+  waiting[base / kLanes] |= 1U << (current - base);
   release_warp();
   yield();
   return self.result;
@@ -362,6 +370,9 @@ void run_block(const std::function<void()>& thread) {
   unstarted.resize(size);
   std::iota(unstarted.begin(), unstarted.end(), 0);
   runnable.clear();
+  waiting.assign((size + kLanes - 1) / kLanes, 0);
+  present.assign(waiting.size(), ~0U);
+  if (size % kLanes != 0) present.back() = (1U << size % kLanes) - 1;
   num_at_barrier = 0;
   num_ended = 0;
   for (int i = 0; i < size; ++i) {

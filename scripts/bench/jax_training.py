@@ -5,7 +5,8 @@
 
 Takes a finished run's resolved config, initial weights (exported by the program before anything is learned) and
 learning rates, reads the rows of its steps from the token file by docs/formats.md and the order of data/sampler.h,
-and knows nothing else of Chaski. Dense SwiGLU and Mixture-of-Channels (topk, by the gate) in fp32 on the CPU.
+and knows nothing else of Chaski. Dense SwiGLU and Mixture-of-Channels (topk, by the gate) in fp32 on the CPU; of equal
+gates at the threshold all are kept.
 Prints the distance of both losses and gradient norms as a Markdown table of means; writes each step's to
 OUT/steps.jsonl and the trained weights to OUT/model, for `chaski import` and `chaski eval`.
 
@@ -31,16 +32,23 @@ import jax.numpy as jnp
 import numpy
 from safetensors.numpy import load_file, save_file
 
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_default_matmul_precision", "highest")
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CHASKI = os.environ.get("CHASKI", str(ROOT / "build/release/chaski"))
 MASK = 2**64 - 1
+
+
+def fail(reason):
+    sys.exit(f"jax_training.py: {reason}")
 
 
 def run(*arguments):
     command = [CHASKI, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"jax_training.py: {shlex.join(command)} failed:\n{done.stderr}")
+        fail(f"{shlex.join(command)} failed:\n{done.stderr}")
 
 
 def initial_weights(options):
@@ -137,7 +145,8 @@ def loss_function(config):
         for layer in range(model["num_layers"]):
             of = lambda name: weights[f"model.layers.{layer}.{name}.weight"]
             x = x + attention(norm(x, of("input_layernorm")), *(of(f"self_attn.{n}_proj") for n in "qkvo"))
-            x = x + ffn(norm(x, of("post_attention_layernorm")), *(of(f"mlp.{n}_proj") for n in ("gate", "up", "down")))
+            projections = (of(f"mlp.{n}_proj") for n in ("gate", "up", "down"))
+            x = x + ffn(norm(x, of("post_attention_layernorm")), *projections)
         head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
         logits = norm(x, weights["model.norm.weight"]) @ head.T
         chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
@@ -171,19 +180,36 @@ def update_function(config):
 
 
 def read_config(options):
-    config = tomllib.loads((options.run / "config.toml").read_text())
-    moc = config["model"].get("moc", {})
-    if len(config["data"]["train"]) != 1 or config["data"]["reset_at_documents"]:
-        sys.exit("jax_training.py: takes runs of one token file without data.reset_at_documents")
+    path = options.run / "config.toml"
+    if not path.exists():
+        fail(f"{path} does not exist; --run is the output directory of `chaski train`")
+    config = tomllib.loads(path.read_text())
+    moc, data = config["model"].get("moc", {}), config["data"]
+    if len(data["train"]) != 1 or not pathlib.Path(data["train"][0]).is_file() or data["reset_at_documents"]:
+        fail(f"data.train = {data['train']}: takes runs of one file, from here, without data.reset_at_documents")
     if moc.get("pattern", "topk") != "topk" or moc.get("selection", "gate") != "gate":
-        sys.exit("jax_training.py: of Mixture-of-Channels it knows pattern topk and selection gate")
-    with h5py.File(config["data"]["train"][0]) as file:
+        fail(f"[model.moc] is {moc}: only pattern topk and selection gate are known")
+    with h5py.File(data["train"][0]) as file:
         config["tokens"] = file["tokens"][:]
     return config
 
 
+def read_steps(options, config):
+    """Of the run's metrics: those steps that are to be repeated, which must be there from the first on."""
+    path = options.run / config["log"]["jsonl"]
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    rows = [row for row in rows if "loss" in row][:options.steps]
+    wanted = min(options.steps, config["schedule"]["steps"])
+    if [row["step"] for row in rows] != list(range(1, wanted + 1)):
+        fail(f"{path} does not have all steps from 1 to {wanted}; --steps takes fewer")
+    if any(row["loss"] is None or row["grad_norm"] is None for row in rows):
+        fail(f"{path} has steps whose loss or gradient is not finite")
+    return rows
+
+
 def print_table(steps, width):
-    print("| steps | loss | JAX - Chaski, mean | largest distance | gradient norm, JAX / Chaski |\n|---|---|---|---|---|")
+    print("| steps | loss | JAX - Chaski, mean | largest distance | gradient norm, JAX / Chaski |")
+    print("|---|---|---|---|---|")
     for begin in range(0, len(steps), width):
         part = steps[begin:begin + width]
         distances = [step["jax_loss"] - step["loss"] for step in part]
@@ -199,17 +225,18 @@ def main():
     parser.add_argument("--steps", type=int, default=sys.maxsize, help="only so many; default: all of the run")
     options = parser.parse_args()
     config = read_config(options)
-    rows = map(json.loads, (options.run / "metrics.jsonl").read_text().splitlines())
-    taken = [row for row in rows if "loss" in row and row["step"] <= options.steps]
+    rows = read_steps(options, config)
     weights = {name: jnp.asarray(value) for name, value in initial_weights(options).items()}
     zeros = lambda: {name: jnp.zeros_like(value) for name, value in weights.items()}
     state, update, steps = (weights, zeros(), zeros()), update_function(config), []
     with open(options.out / "steps.jsonl", "w") as file:
-        for row in taken:
+        for row in rows:
             step = row["step"]
             state, loss, norm = update(state, jnp.float32(step), jnp.float32(row["lr"]), *rows_of(config, step))
             steps.append({"step": step, "loss": row["loss"], "norm": row["grad_norm"], "jax_loss": float(loss),
                           "jax_norm": float(norm)})
+            if step == 1 and abs(float(loss) - row["loss"]) > 1e-3:
+                fail(f"the first loss is {float(loss)}, but {row['loss']} in the run: it began with other weights")
             print(json.dumps(steps[-1]), file=file, flush=True)
     save_file({name: numpy.asarray(value) for name, value in state[0].items()},
               options.out / "model" / "model.safetensors", metadata={"format": "pt"})

@@ -81,8 +81,9 @@ class BenchTest(unittest.TestCase):
         for name in ("embedding_forward", "embedding_backward", "rmsnorm_forward", "add_rmsnorm_forward",
                      "rmsnorm_recompute", "rmsnorm_backward", "rotary_forward", "attention_forward",
                      "attention_backward", "swiglu_forward", "swiglu_backward",
-                     "moc_forward", "moc_backward", "moc_products_forward", "moc_products_backward", "head_loss", "cross_entropy",
-                     "adamw", "sum_of_squares", "zero_gradients", "one_row_product"):
+                     "moc_forward", "moc_backward", "moc_products_forward", "moc_products_backward",
+                     "head_loss", "cross_entropy", "adamw", "sum_of_squares", "zero_gradients",
+                     "one_row_product"):
             self.assertIn(name, ops)
         # Bytes by hand: x and y of 96 × 128, the weight and the inverse norms.
         self.assertEqual(ops["rmsnorm_forward"]["work"], 4 * (2 * 96 * 128 + 128 + 96))

@@ -6,7 +6,7 @@ namespace chaski {
 
 // The FFN of MoC on the CPU, computing only what is kept: of the nine matrix products of a SwiGLU's
 // training step only the gates' forward one is left to linear_forward(); the other eight cost
-// keep / I of the dense ones' arithmetic, at nearly their speed. fp32 on the CPU only.
+// keep / I of the dense ones' arithmetic, at a lower rate. fp32 on the CPU only.
 // Each sum is taken in the order of the channels (of the tokens, for weights) by one thread:
 // results do not depend on the number of threads, nor those of a token on the other tokens.
 

@@ -12,8 +12,9 @@ namespace chaski {
 
 // Whether that takes less time than the dense products: with 32 tokens or more, of which at most
 // half of the channels are kept, less where `hidden` is no multiple of the 32, 64 or 128 columns
-// that are computed at a time with SSE, AVX2 and AVX-512 (measured on Zen 4: 0.41 of the dense time at keep / I = 0.19,
-// 0.8 at 0.5, with the dense and the sparse products both in AVX-512, AVX2 or SSE). Never on a GPU.
+// that are computed at a time with SSE, AVX2 and AVX-512 (measured on Zen 4: 0.41 of the dense time
+// at keep / I = 0.19, 0.8 at 0.5, with the dense and the sparse products both in AVX-512, AVX2 or
+// SSE). Never on a GPU.
 bool moc_products_pay(const Device& device, const MocShape& shape, std::int64_t hidden,
                       std::int64_t tokens);
 

@@ -234,7 +234,7 @@ std::vector<BenchOp> moc_products_ops(const MocShape& shape, const Sizes& s, con
   const BenchOperandList forward_operands = {
       rows, {{tokens, s.ffn}}, weight, weight, down, kept, kept, index, rows};
   BenchOperandList operands = forward_operands;
-  for (const BenchOperand& gradient : {weight, weight, down, rows}) operands.push_back(gradient);
+  operands.insert(operands.end(), {weight, weight, down, rows});  // their gradients
   const auto forward = [shape](const Operands& x) {
     moc_products_forward(shape, x[0], x[1], {x[2], x[3], x[4]}, {x[5], x[6], {}, {}, x[7]}, x[8]);
   };

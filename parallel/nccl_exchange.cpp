@@ -36,24 +36,11 @@ class NcclExchange final : public GradientExchange {
   void plan(std::span<const Tensor> tensors) override {
     tensors_.assign(tensors.begin(), tensors.end());
     num_started_ = 0;
-    has_tried_all_ = false;
-    connect();
+    try_sizes();
   }
 
-  // NCCL chooses by type and size how to sum, and opens what a way of summing needs when it first
-  // takes it (NCCL_RUNTIME_CONNECT). So each size is summed once while no backward pass runs.
   void connect() override {
-    if (group_.is_connected() && has_tried_all_) return;
-    if (!group_.is_connected()) tried_.clear();
-    std::vector<Tensor> trials;
-    for (const Tensor& tensor : tensors_) {
-      if (tried_.emplace(tensor.dtype(), tensor.num_elements()).second) trials.push_back(tensor);
-    }
-    has_tried_all_ = true;
-    if (group_.is_connected() && trials.empty()) return;
-    group_.connect([&] {
-      for (const Tensor& trial : trials) group_.all_reduce_sum(trial);
-    });
+    if (!group_.is_connected()) try_sizes();
   }
 
   void start(std::int64_t count) override {
@@ -93,12 +80,25 @@ class NcclExchange final : public GradientExchange {
   }
 
  private:
+  // NCCL chooses by type and size how to sum, and opens what a way of summing needs when it first
+  // takes it (NCCL_RUNTIME_CONNECT). So each size is summed once while no backward pass runs.
+  void try_sizes() {
+    if (!group_.is_connected()) tried_.clear();
+    std::vector<Tensor> trials;
+    for (const Tensor& tensor : tensors_) {
+      if (tried_.emplace(tensor.dtype(), tensor.num_elements()).second) trials.push_back(tensor);
+    }
+    if (group_.is_connected() && trials.empty()) return;
+    group_.connect([&] {
+      for (const Tensor& trial : trials) group_.all_reduce_sum(trial);
+    });
+  }
+
   nccl::Group group_;
   ScalarExchange scalars_;
   nccl::Event done_;
   std::vector<Tensor> tensors_;
   std::set<std::pair<DType, std::int64_t>> tried_;  // since the group is connected
-  bool has_tried_all_ = false;                      // of what is planned
   std::int64_t num_started_ = 0;
 };
 

@@ -113,6 +113,15 @@ TEST(DivergenceDeathTest, LanesAtAnotherOperation) {
                "a shuffle[^$]*a vote|a vote[^$]*shuf");
 }
 
+TEST(DivergenceDeathTest, LanesAtAnotherPlace) {
+  EXPECT_DEATH(diverge_and_wait(Divergence::kOtherPlace), "wait for each other for ever");
+}
+
+TEST(DivergenceDeathTest, LaneThatTheBlockDoesNotHave) {
+  EXPECT_DEATH(diverge_and_wait(Divergence::kLaneBeyondBlock),
+               "names lane 8, which the block does not have");
+}
+
 TEST(DivergenceDeathTest, OwnLaneNotInMask) {
   EXPECT_DEATH(diverge_and_wait(Divergence::kOwnLaneMissing), "own lane is not in the mask");
 }

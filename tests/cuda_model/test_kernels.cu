@@ -90,6 +90,16 @@ __global__ void diverge_kernel(Divergence which) {
         __any_sync(kAll, 1);
       }
       break;
+    case Divergence::kOtherPlace:
+      if (lane < 16) {
+        __shfl_xor_sync(kAll, lane, 1);
+      } else {
+        __shfl_xor_sync(kAll, lane, 1);
+      }
+      break;
+    case Divergence::kLaneBeyondBlock:
+      if (threadIdx.x >= 32) __shfl_xor_sync(kAll, lane, 1);
+      break;
     case Divergence::kOwnLaneMissing:
       __shfl_sync(0xfU, lane, 0);
       break;
@@ -238,7 +248,8 @@ cudaError_t rounds(float* out, int threads, bool second_barrier) {
 }
 
 cudaError_t diverge(Divergence which) {
-  return run(2, 64, 0, nullptr, diverge_kernel, which);
+  const int threads = which == Divergence::kLaneBeyondBlock ? 40 : 64;
+  return run(2, threads, 0, nullptr, diverge_kernel, which);
 }
 
 cudaError_t overrun(Overrun which, const float* memory, float* out, int at) {

@@ -22,6 +22,8 @@ enum class Divergence {
   kTwoPlaces,        // two branches, each with a barrier
   kEndedLane,        // a lane of the mask has returned
   kOtherOperation,   // half of the mask shuffles, half votes
+  kOtherPlace,       // two branches, each with the same shuffle
+  kLaneBeyondBlock,  // the mask has more lanes than the block
   kOwnLaneMissing,   // the mask has not the caller's lane
   kReadsOutsideMask  // a lane that is not in the mask
 };

@@ -44,8 +44,9 @@ double validation_fraction(const std::string& split) {
 
 void print_part(const char* name, const TokenFileWriter::PartSize& part) {
   if (part.num_tokens == 0) return;
-  fmt::print("{:10} {} documents, {} tokens, {} bytes, {:.3f} bytes per token\n", name,
-             part.num_documents, part.num_tokens, part.num_bytes,
+  fmt::print("{:10} {}, {} tokens, {} bytes, {:.3f} bytes per token\n", name,
+             format_number_of(static_cast<std::int64_t>(part.num_documents), "document"),
+             part.num_tokens, part.num_bytes,
              static_cast<double>(part.num_bytes) / static_cast<double>(part.num_tokens));
 }
 

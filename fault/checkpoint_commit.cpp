@@ -15,15 +15,37 @@ std::int64_t next_generation(FileSystem& files, const std::string& directory) {
   return found.complete.empty() ? 1 : found.complete.front().generation + 1;
 }
 
-ShardInfo wait_for_report(FileSystem& files, const std::string& path,
+constexpr std::uint64_t kMaxReportBytes = 4096;
+constexpr const char* kFailedSuffix = ".failed";  // of a report: the reason why there is none
+
+ShardInfo wait_for_report(FileSystem& files, const std::string& unfinished,
+                          const std::string& report,
                           std::chrono::steady_clock::time_point deadline) {
-  constexpr std::uint64_t kMaxReportBytes = 4096;
+  const std::string path = join_path(unfinished, report);
+  const std::string failure = path + kFailedSuffix;
   while (!files.status(path)) {
+    if (files.status(failure)) {
+      throw std::runtime_error(fmt::format("another process could not write its part: {}",
+                                           read_whole_file(files, failure, kMaxReportBytes)));
+    }
+    if (!files.status(unfinished))
+      throw std::runtime_error(fmt::format("{}: vanished while it was written", unfinished));
     if (std::chrono::steady_clock::now() > deadline)
       throw std::runtime_error(fmt::format("{}: was not written in time", path));
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   return decode_shard_report(read_whole_file(files, path, kMaxReportBytes));
+}
+
+// A directory that vanishes is made again by whoever writes next, without what others wrote.
+void require_shards(FileSystem& files, const std::string& unfinished,
+                    const std::vector<ShardInfo>& shards) {
+  for (const ShardInfo& shard : shards) {
+    const std::string path = join_path(unfinished, shard.file);
+    const std::optional<FileStatus> status = files.status(path);
+    if (!status || status->bytes != shard.bytes)
+      throw std::runtime_error(fmt::format("{}: vanished after it was written", path));
+  }
 }
 
 void remove_reports(FileSystem& files, const std::string& unfinished, int num_shards) {
@@ -53,9 +75,10 @@ std::vector<ShardInfo> gather_shards(FileSystem& files, const std::string& unfin
                         std::chrono::milliseconds(static_cast<std::int64_t>(timeout_seconds * 1e3));
   std::vector<ShardInfo> shards{own};
   for (int shard = 1; shard < num_shards; ++shard) {
-    const std::string name = shard_report_name(shard, num_shards);
-    shards.push_back(wait_for_report(files, join_path(unfinished, name), deadline));
+    const std::string report = shard_report_name(shard, num_shards);
+    shards.push_back(wait_for_report(files, unfinished, report, deadline));
   }
+  require_shards(files, unfinished, shards);
   remove_reports(files, unfinished, num_shards);
   return shards;
 }
@@ -64,6 +87,18 @@ void report_shard(FileSystem& files, const std::string& unfinished, const ShardI
                   int shard, int num_shards) {
   write_file_atomically(files, join_path(unfinished, shard_report_name(shard, num_shards)),
                         encode_shard_report(info));
+}
+
+void report_failed_shard(FileSystem& files, const std::string& unfinished,
+                         const std::string& reason, int shard, int num_shards) noexcept {
+  try {
+    files.create_directory(unfinished);
+    write_file_atomically(
+        files, join_path(unfinished, shard_report_name(shard, num_shards) + kFailedSuffix),
+        reason.substr(0, kMaxReportBytes));
+  } catch (const std::exception&) {
+    // Where nothing can be written, the one that waits finds its directory gone, or gives up later.
+  }
 }
 
 std::string commit_checkpoint(FileSystem& files, const std::string& directory, std::int64_t step,

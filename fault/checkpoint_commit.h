@@ -16,12 +16,16 @@ namespace chaski {
 std::string unfinished_path(const std::string& directory, std::int64_t step);
 
 // Waits for the reports of the other shards' writers and returns all shards in order. Throws
-// std::runtime_error naming the missing shard after `timeout_seconds`.
+// std::runtime_error naming the shard when its writer has failed, when the directory or what was
+// written in it is gone, and after `timeout_seconds`.
 std::vector<ShardInfo> gather_shards(FileSystem& files, const std::string& unfinished,
                                      const ShardInfo& own, int num_shards, double timeout_seconds);
 // Tells the committing process that this shard is durable.
 void report_shard(FileSystem& files, const std::string& unfinished, const ShardInfo& info,
                   int shard, int num_shards);
+// Tells it that there will be none, as far as anything can still be written there.
+void report_failed_shard(FileSystem& files, const std::string& unfinished,
+                         const std::string& reason, int shard, int num_shards) noexcept;
 
 // Makes the written shards a checkpoint: temporary directory durable, renamed, parent durable,
 // marker, then `latest`. Returns its path.

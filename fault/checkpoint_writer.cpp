@@ -111,11 +111,17 @@ struct CheckpointWriter::Implementation {
       complete(report);
       delete_old(metadata.step);
     } catch (const std::exception& failure) {
-      if (options.shard == 0) abandon_checkpoint(files, directory, metadata.step);
+      give_up(metadata.step, failure.what());
       error = std::make_exception_ptr(std::runtime_error(describe(metadata.step, failure.what())));
     }
     if (frozen) frozen->release();
     busy = false;
+  }
+
+  void give_up(std::int64_t step, const std::string& reason) {
+    if (options.shard == 0) return abandon_checkpoint(files, directory, step);
+    report_failed_shard(files, unfinished_path(directory, step), reason, options.shard,
+                        options.num_shards);
   }
 
   void complete(SaveReport& report) {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "fault/checkpoint_directory.h"
+#include "fault/checkpoint_marker.h"
 #include "fault/checkpoint_reader.h"
 #include "fault/checkpoint_writer.h"
 #include "tests/fault/faulty_file_system.h"
@@ -164,21 +165,11 @@ TEST_F(Checkpoint, OtherModelIsRefused) {
             std::string::npos);
 }
 
-// Blocks in the middle of a save until it is told to go on.
-class PausingFileSystem final : public FileSystem {
+class ForwardingFileSystem : public FileSystem {
  public:
-  explicit PausingFileSystem(FileSystem& files) : files_(files) {}
-  void let_go() {
-    const std::lock_guard lock(mutex_);
-    go_ = true;
-    condition_.notify_all();
-  }
+  explicit ForwardingFileSystem(FileSystem& files) : files_(files) {}
   std::unique_ptr<File> open(const std::string& path) override { return files_.open(path); }
-  std::unique_ptr<File> create(const std::string& path) override {
-    std::unique_lock lock(mutex_);
-    condition_.wait(lock, [&] { return go_; });
-    return files_.create(path);
-  }
+  std::unique_ptr<File> create(const std::string& path) override { return files_.create(path); }
   void create_directory(const std::string& path) override { files_.create_directory(path); }
   void rename(const std::string& a, const std::string& b) override { files_.rename(a, b); }
   void remove_file(const std::string& path) override { files_.remove_file(path); }
@@ -190,6 +181,24 @@ class PausingFileSystem final : public FileSystem {
 
  private:
   FileSystem& files_;
+};
+
+// Blocks in the middle of a save until it is told to go on.
+class PausingFileSystem final : public ForwardingFileSystem {
+ public:
+  using ForwardingFileSystem::ForwardingFileSystem;
+  void let_go() {
+    const std::lock_guard lock(mutex_);
+    go_ = true;
+    condition_.notify_all();
+  }
+  std::unique_ptr<File> create(const std::string& path) override {
+    std::unique_lock lock(mutex_);
+    condition_.wait(lock, [&] { return go_; });
+    return ForwardingFileSystem::create(path);
+  }
+
+ private:
   std::mutex mutex_;
   std::condition_variable condition_;
   bool go_ = false;
@@ -356,6 +365,78 @@ TEST_F(Checkpoint, MissingShardTimesOut) {
   options.shard_timeout_seconds = 0.05;
   EXPECT_NE(message_of([&] { save(1, options); }).find("was not written in time"),
             std::string::npos);
+  EXPECT_TRUE(files_.list("/c").empty());
+}
+
+// Does something once, when the writer of shard 0 first looks for what became of shard 1.
+class Meanwhile final : public ForwardingFileSystem {
+ public:
+  Meanwhile(FileSystem& files, std::function<void()> act)
+      : ForwardingFileSystem(files), act_(std::move(act)) {}
+  std::optional<FileStatus> status(const std::string& path) override {
+    if (path == "/c/step-00000001.tmp/" + shard_report_name(1, 2)) std::exchange(act_, [] {})();
+    return ForwardingFileSystem::status(path);
+  }
+
+ private:
+  std::function<void()> act_;
+};
+
+class WithoutRoomForShard1 final : public ForwardingFileSystem {
+ public:
+  using ForwardingFileSystem::ForwardingFileSystem;
+  std::unique_ptr<File> create(const std::string& path) override {
+    if (path.ends_with("shard-00001-of-00002.h5")) throw FileError(path + ": no room", ENOSPC);
+    return ForwardingFileSystem::create(path);
+  }
+};
+
+class OtherShard : public Checkpoint {
+ protected:
+  void SetUp() override {
+    Checkpoint::SetUp();
+    first_.num_shards = second_.num_shards = 2;
+    second_.shard = 1;
+  }
+  // The error of shard 0's save, in the midst of which `act` is done.
+  std::string error_with(const std::function<void()>& act) {
+    Meanwhile files(files_, act);
+    CheckpointWriter writer("/c", first_, files);
+    writer.save(model_.metadata(1), model_.weights(), model_.optimizer());
+    return message_of([&] { writer.wait(); });
+  }
+  void save_shard_1(FileSystem& files) {
+    CheckpointWriter writer("/c", second_, files);
+    writer.save(model_.metadata(1), model_.weights(), model_.optimizer());
+    try {
+      writer.wait();
+    } catch (const std::runtime_error&) {
+    }
+  }
+  CheckpointWriterOptions first_, second_;
+};
+
+TEST_F(OtherShard, ThatFailsEndsTheSave) {
+  const std::string error = error_with([&] {
+    WithoutRoomForShard1 files(files_);
+    save_shard_1(files);
+  });
+  EXPECT_NE(error.find("another process could not write its part: "), std::string::npos) << error;
+  EXPECT_NE(error.find("no room"), std::string::npos) << error;
+  EXPECT_TRUE(files_.list("/c").empty());
+}
+
+TEST_F(OtherShard, OfADirectoryThatVanishedEndsTheSave) {
+  const std::string error = error_with([&] { remove_tree(files_, "/c"); });
+  EXPECT_NE(error.find("/c/step-00000001.tmp: vanished"), std::string::npos) << error;
+}
+
+TEST_F(OtherShard, InADirectoryMadeAgainIsNoCheckpoint) {
+  const std::string error = error_with([&] {
+    remove_tree(files_, "/c");
+    save_shard_1(files_);
+  });
+  EXPECT_NE(error.find("shard-00000-of-00002.h5: vanished"), std::string::npos) << error;
   EXPECT_TRUE(files_.list("/c").empty());
 }
 

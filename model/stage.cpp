@@ -1,6 +1,7 @@
 #include "model/stage.h"
 
 #include <algorithm>
+#include <bit>
 #include <fmt/core.h>
 #include <stdexcept>
 
@@ -155,8 +156,12 @@ void Stage::allocate_activations() {
     slot.positions = allocate_activation(DType::i32, {tokens});
     slot.forward.resize(range_.num_layers);
     slot.backward.resize(range_.num_layers);
-    if (!range_.has_head) slot.output = allocate_activation({tokens, config_.hidden_size});
-    if (range_.has_head && options_.training) {
+    if (!range_.has_head) {
+      slot.output = allocate_activation({tokens, config_.hidden_size});
+      continue;
+    }
+    slot.targets = allocate_activation(DType::i32, {tokens});
+    if (options_.training) {
       slot.residual_gradient = allocate_activation({tokens, config_.hidden_size});
     }
   }
@@ -259,11 +264,22 @@ const Tensor& Stage::head_gradient() const {
   return parameters_[head_].gradient;
 }
 
-// Final norm, head, loss and, where gradients are wanted, their backward pass.
-Tensor Stage::head_forward(const MicroBatch& batch, const Tensor& middle, const Tensor& delta,
-                           Slot& slot, float gradient_scale) {
+void Stage::run_head(const MicroBatch& batch, const Tensor& middle, const Tensor& delta, Slot& slot,
+                     OpGraph& graph, float gradient_scale) {
   const std::int64_t tokens = middle.dim(0);
+  const Tensor targets = slot.targets.rows(0, tokens);
+  copy(batch.targets.view({tokens}), targets);
   const bool with_gradient = gradient_scale != 0.0f;
+  const Tensor dresidual = with_gradient ? slot.residual_gradient.rows(0, tokens) : Tensor();
+  OpKey key;
+  key.add(tokens).add(std::bit_cast<std::int32_t>(gradient_scale)).add(targets).add(middle);
+  key.add(delta).add(dresidual).add(head_gradient()).add(parameters_[final_norm_].gradient);
+  graph.run(device_, key, [&] { queue_head(targets, middle, delta, dresidual, gradient_scale); });
+}
+
+void Stage::queue_head(const Tensor& targets, const Tensor& middle, const Tensor& delta,
+                       const Tensor& dresidual, float gradient_scale) {
+  const std::int64_t tokens = middle.dim(0);
   const Tensor& norm_weight = final_norm_weight();
   Workspace::Frame frame(device_);
   const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
@@ -274,20 +290,18 @@ Tensor Stage::head_forward(const MicroBatch& batch, const Tensor& middle, const 
   HeadLoss head;
   head.hidden = normed;
   head.weight = head_weight();
-  head.targets = batch.targets.view({tokens});
+  head.targets = targets;
   head.losses = losses_.rows(0, tokens);
-  if (with_gradient) {
+  if (dresidual) {
     const Tensor dnormed = frame.tensor(type(), {tokens, config_.hidden_size});
     head_loss_forward_backward(head, gradient_scale, dnormed, head_gradient());
-    const Tensor dresidual = slot.residual_gradient.rows(0, tokens);
     fill(dresidual, 0.0f);
     rmsnorm_backward(delta, norm_weight, inverse_rms, dnormed, dresidual,
                      parameters_[final_norm_].gradient);
   } else {
     head_loss_forward(head);
   }
-  add_loss_totals(head.losses, head.targets, loss_totals_);
-  return {};
+  add_loss_totals(head.losses, targets, loss_totals_);
 }
 
 LossTotals Stage::take_loss_totals() {
@@ -303,7 +317,10 @@ Tensor Stage::forward(std::int64_t slot, const MicroBatch& batch, const Tensor& 
   run_blocks(batch, block_batch(batch, kept), input, kept.blocks, kept.forward, delta,
              !channel_counts_.empty());
   const Tensor middle = kept.blocks.back().middle.rows(0, tokens);
-  if (range_.has_head) return head_forward(batch, middle, delta, kept, gradient_scale);
+  if (range_.has_head) {
+    run_head(batch, middle, delta, kept, kept.head, gradient_scale);
+    return {};
+  }
   const Tensor output = kept.output.rows(0, tokens);
   add(middle, delta, output);
   return output;
@@ -315,7 +332,10 @@ Tensor Stage::evaluate(const MicroBatch& batch, const Tensor& input) {
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
   run_blocks(batch, block_batch(batch, slots_[0]), input, transient_, evaluation_, delta, false);
   const Tensor middle = transient_.back().middle.rows(0, tokens);
-  if (range_.has_head) return head_forward(batch, middle, delta, slots_[0], 0.0f);
+  if (range_.has_head) {
+    run_head(batch, middle, delta, slots_[0], evaluation_head_, 0.0f);
+    return {};
+  }
   const Tensor output = slots_[0].output.rows(0, tokens);
   add(middle, delta, output);
   return output;

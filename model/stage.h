@@ -123,10 +123,12 @@ class Stage {
   struct Slot {
     std::vector<BlockActivations> blocks;
     Tensor positions;              // [tokens] i32
+    Tensor targets;                // with a head: [tokens] i32
     Tensor output;                 // without a head
     Tensor residual_gradient;      // with a head: the gradient of the last block's output
     std::vector<OpGraph> forward;  // by block
     std::vector<OpGraph> backward;
+    OpGraph head;
   };
 
   void add_parameters();
@@ -142,8 +144,11 @@ class Stage {
   void run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, const Tensor& input,
                   const std::vector<BlockActivations>& kept, std::vector<OpGraph>& graphs,
                   const Tensor& delta, bool counts_channels);
-  Tensor head_forward(const MicroBatch& batch, const Tensor& middle, const Tensor& delta,
-                      Slot& slot, float gradient_scale);
+  // Final norm, head, loss and, where `gradient_scale` is not zero, their backward pass.
+  void run_head(const MicroBatch& batch, const Tensor& middle, const Tensor& delta, Slot& slot,
+                OpGraph& graph, float gradient_scale);
+  void queue_head(const Tensor& targets, const Tensor& middle, const Tensor& delta,
+                  const Tensor& dresidual, float gradient_scale);
   const Tensor& head_gradient() const;
   DType type() const { return parameters_.types().compute; }
 
@@ -161,6 +166,7 @@ class Stage {
   std::vector<Slot> slots_;
   std::vector<BlockActivations> transient_;  // what evaluation and recomputation share
   std::vector<OpGraph> evaluation_;          // by block
+  OpGraph evaluation_head_;
   Tensor input_gradient_;
   Tensor losses_;
   Tensor loss_totals_;  // [2] f64

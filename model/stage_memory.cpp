@@ -289,6 +289,7 @@ std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const Sta
   }
   add("positions", slots * bytes_of(DType::i32, tokens));
   if (range.has_head) {
+    add("targets", slots * bytes_of(DType::i32, tokens));
     add("gradient of the last block", options.training ? slots * hidden : 0);
     add("token losses and their sum", floats(tokens) + bytes_of(DType::f64, 2));
   } else {

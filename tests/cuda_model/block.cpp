@@ -54,8 +54,7 @@ Fiber host;
 std::vector<std::unique_ptr<Fiber>> all_fibers;
 std::vector<Fiber*> idle_fibers;
 
-int take_random(std::vector<int>& from) {
-  const auto place = next_random(from.size());
+int take(std::vector<int>& from, std::size_t place) {
   const int thread = from[place];
   from[place] = from.back();
   from.pop_back();
@@ -149,7 +148,9 @@ Fiber& idle_fiber() {
 int choose_next() {
   const std::size_t choices = runnable.size() + unstarted.size();
   if (choices == 0) return -1;
-  return take_random(next_random(choices) < runnable.size() ? runnable : unstarted);
+  const std::size_t choice = next_random(choices);
+  return choice < runnable.size() ? take(runnable, choice)
+                                  : take(unstarted, choice - runnable.size());
 }
 
 /// Runs threads from their beginnings, one after the other as long as none waits: a kernel without
@@ -381,7 +382,7 @@ void run_block(const std::function<void()>& thread) {
                         static_cast<unsigned>(i) / (blockDim.x * blockDim.y)};
   }
   Fiber& fiber = idle_fiber();
-  fiber.thread = take_random(unstarted);
+  fiber.thread = take(unstarted, next_random(unstarted.size()));
   Fiber::switch_between(host, fiber);
   current = -1;
 }

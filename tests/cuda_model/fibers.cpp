@@ -17,6 +17,10 @@ namespace {
 
 // Sanitizers' frames are large, and a report is written on the stack of the thread that failed.
 constexpr std::size_t kStackBytes = std::size_t{256} * 1024;
+// A block's stacks begin at different places of their pages, else the same few lines of the cache
+// would be all threads'.
+constexpr std::size_t kStagger = 13 * 64;
+constexpr std::size_t kLargestStagger = 4096;
 
 Fiber* left = nullptr;      // the one that was switched away from last
 Fiber* entering = nullptr;  // the one that is switched to
@@ -60,12 +64,13 @@ Fiber::Fiber(void (*entry)(Fiber*)) : entry_(entry) {
   if (mapping_ == MAP_FAILED) throw std::bad_alloc();
   mprotect(mapping_, page, PROT_NONE);
   auto* const bottom = static_cast<unsigned char*>(mapping_) + page;
+  static std::size_t count = 0;
   stack_bottom_ = bottom;
-  stack_size_ = kStackBytes;
+  stack_size_ = kStackBytes - count++ * kStagger % kLargestStagger;
 #if defined(__x86_64__)
   // As the switch leaves it: six registers, the address to return to, and above it the place of a
   // caller's return address, which also aligns the stack as after a call.
-  auto** top = reinterpret_cast<void**>(bottom + kStackBytes);
+  auto** top = reinterpret_cast<void**>(bottom + stack_size_);
   top -= 8;
   std::memset(top, 0, 8 * sizeof(void*));
   top[6] = reinterpret_cast<void*>(&Fiber::start);
@@ -74,7 +79,7 @@ Fiber::Fiber(void (*entry)(Fiber*)) : entry_(entry) {
   auto* const context = new ucontext_t;
   getcontext(context);
   context->uc_stack.ss_sp = bottom;
-  context->uc_stack.ss_size = kStackBytes;
+  context->uc_stack.ss_size = stack_size_;
   context->uc_link = nullptr;
   makecontext(context, &Fiber::start, 0);
   stack_pointer_ = context;

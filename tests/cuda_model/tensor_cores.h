@@ -20,22 +20,24 @@ inline std::uint16_t bits_of(const bf16& element) {
   return bits;
 }
 
-// What the lanes of a warp show each other.
+// What a lane shows the others of its warp, until it comes to the second exchange after this one:
+// by then all have come to the next one, and so are done with this.
 template <typename T>
 class WarpExchange {
  public:
-  // A lane's own value, for all lanes from here until done().
-  explicit WarpExchange(const T& value) {
-    shown[threadIdx.x] = value;
+  explicit WarpExchange(const T& own) : shown_(shown[turn[threadIdx.x]++ % 2]) {
+    shown_[threadIdx.x] = own;
     __syncwarp();
   }
   const T& of(int lane) const {
-    return shown[threadIdx.x / kWarpSize * kWarpSize + static_cast<unsigned>(lane)];
+    return shown_[threadIdx.x / kWarpSize * kWarpSize + static_cast<unsigned>(lane)];
   }
-  void done() { __syncwarp(); }
 
  private:
-  static inline T shown[1024];  // of a block's threads; blocks run one after the other
+  // Of a block's threads; blocks run one after the other.
+  static inline T shown[2][1024];
+  static inline unsigned turn[1024];
+  T* shown_;
 };
 
 struct SquareRow {
@@ -50,7 +52,7 @@ inline void load_squares(unsigned (&squares)[4], const bf16* row, bool transpose
   const int lane = cuda_model::lane();
   if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0)
     cuda_model::fail_in_kernel("ldmatrix: a row's address is no multiple of 16 bytes");
-  WarpExchange<SquareRow> rows({row});
+  const WarpExchange<SquareRow> rows({row});
   for (int square = 0; square < 4; ++square) {
     squares[square] = 0;
     for (int half = 0; half < 2; ++half) {
@@ -61,7 +63,7 @@ inline void load_squares(unsigned (&squares)[4], const bf16* row, bool transpose
                          << (16 * half);
     }
   }
-  rows.done();
+  __syncwarp();  // the instruction ends when all have read
 }
 inline void load_transposed_squares(unsigned (&squares)[4], const bf16* row) {
   load_squares(squares, row, true);
@@ -79,7 +81,7 @@ inline void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b_upp
     own.b[0][half] = half_of(b_upper, half);
     own.b[1][half] = half_of(b_lower, half);
   }
-  WarpExchange<Fragments> lanes(own);
+  const WarpExchange<Fragments> lanes(own);
   const int lane = cuda_model::lane();
   for (int pair = 0; pair < 4; ++pair) {
     const Fragments& row = lanes.of(lane / 4 * 4 + pair);
@@ -89,7 +91,6 @@ inline void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b_upp
         sum[i] += row.a[k / 2 * 2 + i / 2][k % 2] * column.b[k / 2][k % 2];
     }
   }
-  lanes.done();
 }
 
 }  // namespace chaski::cuda

@@ -140,7 +140,7 @@ double wait_for_sum(const char* op, const Tensor& x) {
   return result;
 }
 
-// As fill_normal.cpp does it on the CPU.
+// As fill_normal_cpu.cpp does it on the CPU, by the functions of CUDA.
 __device__ void box_muller(std::uint32_t word0, std::uint32_t word1, double* normals) {
   constexpr double kUnit = 1.0 / 4294967296.0;
   const double uniform = (word0 + 0.5) * kUnit;  // in (0, 1): the logarithm is finite

@@ -9,6 +9,7 @@
 #define CHASKI_HOST_DEVICE
 #endif
 
+// Of internal linkage: the CPU's inner loops use them too (see cpu_kernels.h).
 namespace chaski {
 
 // Four words of a counter, or the four random ones made of it.
@@ -19,7 +20,7 @@ struct PhiloxWords {
 // Philox4x32 with 10 rounds (Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2,
 // 3, SC 2011; the constants are those of the Random123 library): four random words as a pure
 // function of a counter and a key.
-CHASKI_HOST_DEVICE constexpr PhiloxWords philox4x32(PhiloxWords counter, std::uint64_t key) {
+CHASKI_HOST_DEVICE static constexpr PhiloxWords philox4x32(PhiloxWords counter, std::uint64_t key) {
   constexpr std::uint64_t kMultiplier0 = 0xD2511F53u;
   constexpr std::uint64_t kMultiplier1 = 0xCD9E8D57u;
   constexpr std::uint32_t kWeyl0 = 0x9E3779B9u;
@@ -41,7 +42,7 @@ CHASKI_HOST_DEVICE constexpr PhiloxWords philox4x32(PhiloxWords counter, std::ui
 }
 
 // The counter of two numbers.
-CHASKI_HOST_DEVICE constexpr PhiloxWords philox_counter(std::uint64_t low, std::uint64_t high) {
+CHASKI_HOST_DEVICE static constexpr PhiloxWords philox_counter(std::uint64_t low, std::uint64_t high) {
   return {{static_cast<std::uint32_t>(low), static_cast<std::uint32_t>(low >> 32),
            static_cast<std::uint32_t>(high), static_cast<std::uint32_t>(high >> 32)}};
 }

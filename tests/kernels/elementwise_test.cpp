@@ -1,7 +1,9 @@
 #include "kernels/elementwise.h"
 
 #include <array>
+#include <bit>
 #include <limits>
+#include <numbers>
 
 #include "kernels/philox.h"
 #include "tests/kernels/devices.h"
@@ -198,6 +200,38 @@ TEST_P(ElementwiseTest, NormalNumbersHaveTheMomentsOfANormal) {
   EXPECT_NEAR(moments[3], 0.0, 5e-3 * std::sqrt(15.0));
   EXPECT_NEAR(moments[4], 3.0, 5e-3 * std::sqrt(96.0));
   EXPECT_NEAR(static_cast<double>(beyond_two) / kCount, 0.0455003, 5e-3 * std::sqrt(0.0435));
+}
+
+TEST_P(ElementwiseTest, NormalNumbersAreBoxMullers) {
+  constexpr std::int64_t kCount = 40003;
+  constexpr long double kUnit = 1.0L / 4294967296.0L;
+  const Tensor x = poisoned_activations({kCount});
+  fill_normal(x, 0.0f, 1.0f, 5, 3);
+  const Values result = values(x);
+  // Half a unit in the last place, from a double that is right to within a few of its own.
+  const double half_unit = in_bf16() ? 0x1.0001p-8 : 0x1.000002p-24;
+  for (std::int64_t i = 0; i < kCount; ++i) {
+    const PhiloxWords words = philox4x32(philox_counter(static_cast<std::uint64_t>(i / 4), 3), 5);
+    const std::uint32_t* pair = words.at + i % 4 / 2 * 2;
+    const long double radius = std::sqrt(-2.0L * std::log((pair[0] + 0.5L) * kUnit));
+    const long double angle = 2.0L * std::numbers::pi_v<long double> * (pair[1] * kUnit);
+    const auto expected =
+        static_cast<double>(radius * (i % 2 == 0 ? std::cos(angle) : std::sin(angle)));
+    ASSERT_LE(std::abs(result[static_cast<std::size_t>(i)] - expected),
+              std::abs(expected) * half_unit + 1e-15)
+        << i;
+  }
+}
+
+// The same on every instruction set, which each have a run of these tests.
+TEST_P(ElementwiseTest, NormalNumbersHaveTheSameBitsEverywhere) {
+  if (!on_cpu()) GTEST_SKIP() << "a GPU's are compared with the CPU's";
+  const Tensor x = zeros({1000003});
+  fill_normal(x, 0.1f, 0.7f, 11, 12);
+  std::uint64_t hash = 14695981039346656037u;  // FNV-1a, by words
+  for (const float value : values(x))
+    hash = (hash ^ std::bit_cast<std::uint32_t>(value)) * 1099511628211u;
+  EXPECT_EQ(hash, 3718493654915141070u);
 }
 
 TEST_P(ElementwiseTest, NormalNumbersAreAFunctionOfSeedStreamAndIndex) {

@@ -10,6 +10,7 @@
 
 #include "app/human_format.h"
 #include "app/job.h"
+#include "app/plan.h"
 #include "app/plan_memory.h"
 #include "app/process_memory.h"
 
@@ -253,7 +254,8 @@ void TrainingRun::report_data_damage() {
 }
 
 void TrainingRun::report_memory() {
-  const RankMemory planned = plan_memory(*device_, config_, communicator_.size(), {})
+  const TrainConfig settled = settle_device(config_, device_choice_);
+  const RankMemory planned = plan_memory(*device_, settled, communicator_.size(), {})
                                  .at(static_cast<std::size_t>(communicator_.rank()));
   const MemoryUsage& taken = device_->memory();
   std::int64_t peak = 0;

@@ -111,8 +111,9 @@ std::vector<ConfigKey> device_keys() {
        .synonyms = {"sr", "rounding"}},
       {.name = "graphs",
        .field = field<&TrainConfig::device, &DeviceConfig::graphs>,
-       .documentation = "hand a GPU each block's ops as one CUDA graph, once they have run twice "
-                        "with the same operands; the numbers are the same bit by bit",
+       .documentation =
+           "hand a GPU each block's ops, and the head's, as one CUDA graph each, once they have "
+           "run twice with the same operands; the numbers are the same bit by bit",
        .synonyms = {"cuda_graphs", "cuda_graph", "use_cuda_graph", "capture"}},
       {.name = "tokens_per_pass",
        .field = field<&TrainConfig::device, &DeviceConfig::tokens_per_pass>,

@@ -292,6 +292,8 @@ void TrainingRun::finish(std::int64_t updates) {
   if (communicator_.all_reduce_max(saved_step_ != updates ? 1.0 : 0.0) > 0.0) {
     if (writer_ != nullptr) survive_failed_save([this] { writer_->wait(); });
     communicator_.barrier();
+    if (writer_ != nullptr) writer_->clear_attempt(updates);
+    communicator_.barrier();
     save(updates);
   }
   if (writer_ != nullptr) writer_->wait();

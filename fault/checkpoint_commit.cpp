@@ -18,39 +18,44 @@ std::int64_t next_generation(FileSystem& files, const std::string& directory) {
 constexpr std::uint64_t kMaxReportBytes = 4096;
 constexpr const char* kFailedSuffix = ".failed";  // of a report: the reason why there is none
 
-ShardInfo wait_for_report(FileSystem& files, const std::string& unfinished,
-                          const std::string& report,
+// A directory that vanishes is made again by whoever writes next, without what others wrote.
+void require_written(FileSystem& files, const std::string& unfinished, const ShardInfo& shard) {
+  const std::string path = join_path(unfinished, shard.file);
+  const std::optional<FileStatus> status = files.status(path);
+  if (!status || status->bytes != shard.bytes)
+    throw std::runtime_error(fmt::format("{}: vanished after it was written", path));
+}
+
+ShardInfo wait_for_report(FileSystem& files, const std::string& unfinished, const ShardInfo& own,
+                          int shard, int num_shards,
                           std::chrono::steady_clock::time_point deadline) {
-  const std::string path = join_path(unfinished, report);
+  const std::string path = join_path(unfinished, shard_report_name(shard, num_shards));
   const std::string failure = path + kFailedSuffix;
   while (!files.status(path)) {
     if (files.status(failure)) {
-      throw std::runtime_error(fmt::format("another process could not write its part: {}",
+      throw std::runtime_error(fmt::format("{} could not be written: {}",
+                                           shard_file_name(shard, num_shards),
                                            read_whole_file(files, failure, kMaxReportBytes)));
     }
-    if (!files.status(unfinished))
-      throw std::runtime_error(fmt::format("{}: vanished while it was written", unfinished));
+    require_written(files, unfinished, own);
     if (std::chrono::steady_clock::now() > deadline)
       throw std::runtime_error(fmt::format("{}: was not written in time", path));
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
-  return decode_shard_report(read_whole_file(files, path, kMaxReportBytes));
+  const ShardInfo info = decode_shard_report(read_whole_file(files, path, kMaxReportBytes));
+  if (info.file != shard_file_name(shard, num_shards))
+    throw std::runtime_error(fmt::format("{}: is the report of {}", path, info.file));
+  return info;
 }
 
-// A directory that vanishes is made again by whoever writes next, without what others wrote.
-void require_shards(FileSystem& files, const std::string& unfinished,
+// Reports, and what writers left that were interrupted.
+void remove_all_but(FileSystem& files, const std::string& unfinished,
                     const std::vector<ShardInfo>& shards) {
-  for (const ShardInfo& shard : shards) {
-    const std::string path = join_path(unfinished, shard.file);
-    const std::optional<FileStatus> status = files.status(path);
-    if (!status || status->bytes != shard.bytes)
-      throw std::runtime_error(fmt::format("{}: vanished after it was written", path));
+  for (const std::string& name : files.list(unfinished)) {
+    const bool stays = std::any_of(shards.begin(), shards.end(),
+                                   [&](const ShardInfo& shard) { return shard.file == name; });
+    if (!stays) remove_tree(files, join_path(unfinished, name));
   }
-}
-
-void remove_reports(FileSystem& files, const std::string& unfinished, int num_shards) {
-  for (int shard = 1; shard < num_shards; ++shard)
-    files.remove_file(join_path(unfinished, shard_report_name(shard, num_shards)));
 }
 
 // Deletes a checkpoint so that at no moment a part of it looks like a whole.
@@ -74,30 +79,26 @@ std::vector<ShardInfo> gather_shards(FileSystem& files, const std::string& unfin
   const auto deadline = std::chrono::steady_clock::now() +
                         std::chrono::milliseconds(static_cast<std::int64_t>(timeout_seconds * 1e3));
   std::vector<ShardInfo> shards{own};
-  for (int shard = 1; shard < num_shards; ++shard) {
-    const std::string report = shard_report_name(shard, num_shards);
-    shards.push_back(wait_for_report(files, unfinished, report, deadline));
-  }
-  require_shards(files, unfinished, shards);
-  remove_reports(files, unfinished, num_shards);
+  for (int shard = 1; shard < num_shards; ++shard)
+    shards.push_back(wait_for_report(files, unfinished, own, shard, num_shards, deadline));
+  for (const ShardInfo& shard : shards) require_written(files, unfinished, shard);
+  remove_all_but(files, unfinished, shards);
   return shards;
 }
 
 void report_shard(FileSystem& files, const std::string& unfinished, const ShardInfo& info,
                   int shard, int num_shards) {
-  write_file_atomically(files, join_path(unfinished, shard_report_name(shard, num_shards)),
-                        encode_shard_report(info));
+  write_file_by_rename(files, join_path(unfinished, shard_report_name(shard, num_shards)),
+                       encode_shard_report(info));
 }
 
 void report_failed_shard(FileSystem& files, const std::string& unfinished,
                          const std::string& reason, int shard, int num_shards) noexcept {
+  const std::string name = shard_report_name(shard, num_shards) + kFailedSuffix;
   try {
-    files.create_directory(unfinished);
-    write_file_atomically(
-        files, join_path(unfinished, shard_report_name(shard, num_shards) + kFailedSuffix),
-        reason.substr(0, kMaxReportBytes));
+    write_file_by_rename(files, join_path(unfinished, name), reason.substr(0, reason.find('\n')));
   } catch (const std::exception&) {
-    // Where nothing can be written, the one that waits finds its directory gone, or gives up later.
+    // Where nothing can be written, the one that waits finds its own shard gone, or gives up later.
   }
 }
 

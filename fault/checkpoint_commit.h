@@ -15,15 +15,15 @@ namespace chaski {
 // The temporary directory of a save. It is made by whoever writes a shard first.
 std::string unfinished_path(const std::string& directory, std::int64_t step);
 
-// Waits for the reports of the other shards' writers and returns all shards in order. Throws
-// std::runtime_error naming the shard when its writer has failed, when the directory or what was
-// written in it is gone, and after `timeout_seconds`.
+// Waits for the reports of the other shards' writers, leaves nothing but shards in the directory
+// and returns them in order. Throws std::runtime_error naming the shard when its writer has failed,
+// when what was written is gone, and after `timeout_seconds`.
 std::vector<ShardInfo> gather_shards(FileSystem& files, const std::string& unfinished,
                                      const ShardInfo& own, int num_shards, double timeout_seconds);
-// Tells the committing process that this shard is durable.
+// Tells the committing process that this shard is durable. The report itself need not be.
 void report_shard(FileSystem& files, const std::string& unfinished, const ShardInfo& info,
                   int shard, int num_shards);
-// Tells it that there will be none, as far as anything can still be written there.
+// Tells it that there will be none, and the reason's first line, where the directory still exists.
 void report_failed_shard(FileSystem& files, const std::string& unfinished,
                          const std::string& reason, int shard, int num_shards) noexcept;
 

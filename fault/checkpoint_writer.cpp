@@ -67,6 +67,7 @@ struct CheckpointWriter::Implementation {
   std::unique_ptr<FrozenTensors> frozen;  // of the save in flight
   std::thread thread;
   std::atomic<bool> busy{false};
+  bool made_directory = false;  // of the save in flight
   std::exception_ptr error;
   std::mutex mutex;  // of the reports
   std::vector<SaveReport> reports;
@@ -78,6 +79,7 @@ struct CheckpointWriter::Implementation {
     const std::string unfinished = unfinished_path(directory, metadata.step);
     if (options.num_shards == 1) remove_tree(files, unfinished);
     files.create_directory(unfinished);
+    made_directory = true;
     const ShardInfo info =
         write_shard(files, unfinished, options.shard, options.num_shards, metadata, records);
     bytes = info.bytes;
@@ -104,6 +106,7 @@ struct CheckpointWriter::Implementation {
   // As write(), with its outcome left in `reports` or `error`.
   void run(const CheckpointMetadata& metadata, const std::vector<TensorRecord>& records,
            SaveReport report, Clock::time_point start) {
+    made_directory = false;
     try {
       report.directory_vanished = !files.status(directory);
       report.path = write(metadata, records, report.bytes);
@@ -120,8 +123,14 @@ struct CheckpointWriter::Implementation {
 
   void give_up(std::int64_t step, const std::string& reason) {
     if (options.shard == 0) return abandon_checkpoint(files, directory, step);
-    report_failed_shard(files, unfinished_path(directory, step), reason, options.shard,
-                        options.num_shards);
+    const std::string unfinished = unfinished_path(directory, step);
+    try {
+      // If it was made and is gone, nobody waits any more.
+      if (!made_directory) files.create_directory(unfinished);
+    } catch (const FileError&) {
+      return;
+    }
+    report_failed_shard(files, unfinished, reason, options.shard, options.num_shards);
   }
 
   void complete(SaveReport& report) {
@@ -216,6 +225,11 @@ void CheckpointWriter::wait() {
 
 void CheckpointWriter::check() {
   if (!busy()) wait();
+}
+
+void CheckpointWriter::clear_attempt(std::int64_t step) noexcept {
+  const Implementation& self = *implementation_;
+  if (self.options.shard == 0) abandon_checkpoint(self.files, self.directory, step);
 }
 
 bool CheckpointWriter::busy() const {

@@ -176,14 +176,18 @@ std::string read_whole_file(FileSystem& files, const std::string& path, std::uin
   return contents;
 }
 
-void write_file_atomically(FileSystem& files, const std::string& path,
-                           const std::string& contents) {
+void write_file_by_rename(FileSystem& files, const std::string& path, const std::string& contents) {
   const std::string temporary = path + ".tmp";
   const auto file = files.create(temporary);
   file->write_at(0, contents.data(), contents.size());
   file->sync();
   file->close();
   files.rename(temporary, path);
+}
+
+void write_file_atomically(FileSystem& files, const std::string& path,
+                           const std::string& contents) {
+  write_file_by_rename(files, path, contents);
   files.sync_directory(parent_directory(path));
 }
 

@@ -67,6 +67,9 @@ std::string read_whole_file(FileSystem& files, const std::string& path, std::uin
 // Writes `path` so that after a failure at any time it holds the old or the new contents: a
 // temporary file (`path` + ".tmp"), sync, rename, sync of the directory.
 void write_file_atomically(FileSystem& files, const std::string& path, const std::string& contents);
+// The same but for the last: whoever looks finds all or nothing, after a power failure perhaps
+// nothing.
+void write_file_by_rename(FileSystem& files, const std::string& path, const std::string& contents);
 // Creates the directory and its missing parents, durably.
 void create_directories(FileSystem& files, const std::string& path);
 // Removes a file or a directory with everything in it; fine when it does not exist.

@@ -25,8 +25,8 @@ std::int64_t count_nonfinite(const Tensor& x);
 std::int64_t sum_workspace_bytes(const Device& device, std::int64_t count);
 
 // Independent normal numbers from a counter-based generator (Philox4x32-10, Salmon et al., SC 2011;
-// Box-Muller in double): element i is a pure function of (seed, stream, i), the same on every CPU. A
-// GPU's may differ by a few units in the last place.
+// Box-Muller in double): element i is a pure function of (seed, stream, i), the same on every CPU.
+// A GPU's may differ by a few units in the last place.
 void fill_normal(const Tensor& out, float mean, float standard_deviation, std::uint64_t seed,
                  std::uint64_t stream);
 

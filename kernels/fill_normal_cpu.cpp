@@ -13,10 +13,9 @@ namespace {
 constexpr double kLn2 = 0.693147180559945309417;
 constexpr double kPi = 3.14159265358979323846;
 
-// (word + offset) exactly, by way of the signed conversion that every instruction set has.
-[[gnu::always_inline]] inline double from_word(std::uint32_t word, double offset) {
-  return static_cast<double>(static_cast<std::int32_t>(word ^ 0x80000000u)) +
-         (2147483648.0 + offset);
+// word + 1/2 exactly, by way of the signed conversion that every instruction set has.
+[[gnu::always_inline]] inline double middle_of(std::uint32_t word) {
+  return static_cast<double>(static_cast<std::int32_t>(word ^ 0x80000000u)) + 2147483648.5;
 }
 
 // ln((word + 1/2) / 2^32): with x = m · 2^e, m in [√½, √2), and f = (m - 1) / (m + 1) it is
@@ -25,10 +24,10 @@ constexpr double kPi = 3.14159265358979323846;
   constexpr std::uint64_t kSqrtHalf = 0x3fe6a09e667f3bcdu;
   constexpr std::uint64_t kOne = std::uint64_t{1} << 52;  // of the exponent
   constexpr std::uint64_t kTwo52 = 0x4330000000000000u;   // the double 2^52
-  const auto bits = __builtin_bit_cast(std::uint64_t, from_word(word, 0.5));
-  const std::uint64_t exponent = (bits - kSqrtHalf + kOne) >> 52;  // e + 1, not negative
-  const double m = __builtin_bit_cast(double, bits - (exponent << 52) + kOne);
-  const double e = __builtin_bit_cast(double, exponent | kTwo52) - 4503599627370496.0;
+  const auto bits = __builtin_bit_cast(std::uint64_t, middle_of(word));
+  const std::uint64_t next_exponent = (bits - kSqrtHalf + kOne) >> 52;  // e + 1, not negative
+  const double m = __builtin_bit_cast(double, bits - (next_exponent << 52) + kOne);
+  const double e = __builtin_bit_cast(double, next_exponent | kTwo52) - 4503599627370497.0;
   const double f = (m - 1.0) / (m + 1.0);
   const double s = f * f;
   double sum = 1.0 / 21.0;
@@ -41,7 +40,7 @@ constexpr double kPi = 3.14159265358979323846;
   sum = sum * s + 1.0 / 7.0;
   sum = sum * s + 1.0 / 5.0;
   sum = sum * s + 1.0 / 3.0;
-  return (e - 33.0) * kLn2 + (2.0 * f + (2.0 * f) * (s * sum));
+  return (e - 32.0) * kLn2 + (2.0 * f + (2.0 * f) * (s * sum));
 }
 
 struct Direction {
@@ -80,8 +79,9 @@ struct Direction {
   return {((quarter + 1) & 2u) != 0 ? -x : x, (quarter & 2u) != 0 ? -y : y};
 }
 
-constexpr std::int64_t kWords = 4;    // of one counter
-constexpr std::int64_t kGroups = 64;  // counters at a time: what is between the loops stays near
+constexpr std::int64_t kWords = 4;  // of one counter
+constexpr std::int64_t kGroups =
+    64;  // counters at a time: what lies between the loops fits the first-level cache
 
 // Box-Muller: the numbers of the counters `first`, first + 1, …, in their order.
 void fill_groups(std::uint64_t first, std::uint64_t seed, std::uint64_t stream, double mean,

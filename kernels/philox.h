@@ -42,7 +42,8 @@ CHASKI_HOST_DEVICE static constexpr PhiloxWords philox4x32(PhiloxWords counter, 
 }
 
 // The counter of two numbers.
-CHASKI_HOST_DEVICE static constexpr PhiloxWords philox_counter(std::uint64_t low, std::uint64_t high) {
+CHASKI_HOST_DEVICE static constexpr PhiloxWords philox_counter(std::uint64_t low,
+                                                               std::uint64_t high) {
   return {{static_cast<std::uint32_t>(low), static_cast<std::uint32_t>(low >> 32),
            static_cast<std::uint32_t>(high), static_cast<std::uint32_t>(high >> 32)}};
 }

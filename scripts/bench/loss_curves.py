@@ -17,8 +17,8 @@ def losses(directory):
     path = pathlib.Path(directory) / "metrics.jsonl"
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-    except OSError as error:
-        sys.exit(f"loss_curves.py: {path}: {error.strerror}")
+    except (OSError, json.JSONDecodeError) as error:
+        sys.exit(f"loss_curves.py: {path}: {error}")
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
@@ -40,12 +40,12 @@ def main():
     steps = sorted(run.keys() & reference.keys())
     if not 1 <= arguments.window <= len(steps):
         sys.exit(f"loss_curves.py: --window {arguments.window}: must be 1 to {len(steps)}, the steps that both have")
-    ours, theirs = ([losses[step] for step in steps] for losses in (run, reference))
+    ours, theirs = ([of[step] for step in steps] for of in (run, reference))
     print(f"{len(steps)} steps, {steps[0]} to {steps[-1]}")
-    print(f"largest difference of a step   {100 * largest_difference(ours, theirs):.2f} %")
+    print(f"largest difference of a step: {100 * largest_difference(ours, theirs):.2f} %")
     ours, theirs = smoothed(ours, arguments.window), smoothed(theirs, arguments.window)
-    print(f"of means of {arguments.window} steps            {100 * largest_difference(ours, theirs):.2f} %")
-    print(f"mean of the last {arguments.window} steps       {ours[-1]:.4f}, reference {theirs[-1]:.4f}")
+    print(f"of means of {arguments.window} steps: {100 * largest_difference(ours, theirs):.2f} %")
+    print(f"mean of the last {arguments.window} steps: {ours[-1]:.4f}, reference {theirs[-1]:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 // In place of kernels/cublaslt_gemm.cpp where the execution model runs: the same products by the
 // CPU's library, queued on the stream as cuBLASLt's are.
 
+#include <algorithm>
 #include <cuda_runtime_api.h>
 #include <dnnl.h>
 #include <memory>
-#include <stdexcept>
 #include <vector>
 
 #include "kernels/bf16.h"
 #include "kernels/cuda_context.h"
 #include "kernels/matmul_cuda.h"
+#include "tests/cuda_model/grid.h"
 
 namespace chaski::cuda {
 namespace {
@@ -30,26 +31,25 @@ struct Elements {
   // Copies, rows close together: here, not in the library, AddressSanitizer sees each access.
   std::vector<float> widened() const {
     std::vector<float> values(static_cast<std::size_t>(rows * cols));
-    float* value = values.data();
     for (std::int64_t row = 0; row < rows; ++row) {
-      const auto* const narrow = static_cast<const std::uint16_t*>(data) + row * stride;
-      const auto* const wide = static_cast<const float*>(data) + row * stride;
-      for (std::int64_t col = 0; col < cols; ++col)
-        *value++ = bf16 ? float_from_bf16(narrow[col]) : wide[col];
+      float* const to = values.data() + row * cols;
+      if (bf16) {
+        const auto* const from = static_cast<const std::uint16_t*>(data) + row * stride;
+        for (std::int64_t col = 0; col < cols; ++col) to[col] = float_from_bf16(from[col]);
+      } else {
+        std::copy_n(static_cast<const float*>(data) + row * stride, cols, to);
+      }
     }
     return values;
   }
   void store(const std::vector<float>& values) const {
-    const float* value = values.data();
     for (std::int64_t row = 0; row < rows; ++row) {
-      auto* const narrow = static_cast<std::uint16_t*>(data) + row * stride;
-      auto* const wide = static_cast<float*>(data) + row * stride;
-      for (std::int64_t col = 0; col < cols; ++col) {
-        if (bf16) {
-          narrow[col] = bf16_from_float(*value++);
-        } else {
-          wide[col] = *value++;
-        }
+      const float* const from = values.data() + row * cols;
+      if (bf16) {
+        auto* const to = static_cast<std::uint16_t*>(data) + row * stride;
+        for (std::int64_t col = 0; col < cols; ++col) to[col] = bf16_from_float(from[col]);
+      } else {
+        std::copy_n(from, cols, static_cast<float*>(data) + row * stride);
       }
     }
   }
@@ -73,7 +73,7 @@ struct Product {
         dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', out.rows, out.cols,
                    transpose_a ? a.rows : a.cols, 1.0F, left.data(), a.cols, right.data(), b.cols,
                    accumulate ? 1.0F : 0.0F, sums.data(), out.cols);
-    if (status != dnnl_success) throw std::runtime_error("oneDNN's sgemm failed");
+    if (status != dnnl_success) cuda_model::fail("oneDNN's sgemm failed");
     out.store(sums);
   }
 };
@@ -86,7 +86,7 @@ void run_queued(void* product) {
 
 void gemm(Device& device, const Matrix& a, Transpose transpose_a, const Matrix& b,
           Transpose transpose_b, const Matrix& out, Accumulate accumulate) {
-  // As the library's, though loops need none.
+  // As much as the library would, though oneDNN's sgemm needs none of it.
   Workspace::Frame frame(device);
   frame.tensor(DType::u8, {kGemmWorkspaceBytes});
   const bool ta = transpose_a == Transpose::yes;

@@ -20,7 +20,7 @@ constexpr std::size_t kStackBytes = std::size_t{256} * 1024;
 // A block's stacks begin at different places of their pages, else the same few lines of the cache
 // would be all threads'.
 constexpr std::size_t kStagger = 13 * 64;
-constexpr std::size_t kLargestStagger = 4096;
+constexpr std::size_t kStaggerPeriod = 4096;
 
 Fiber* left = nullptr;      // the one that was switched away from last
 Fiber* entering = nullptr;  // the one that is switched to
@@ -66,7 +66,7 @@ Fiber::Fiber(void (*entry)(Fiber*)) : entry_(entry) {
   auto* const bottom = static_cast<unsigned char*>(mapping_) + page;
   static std::size_t count = 0;
   stack_bottom_ = bottom;
-  stack_size_ = kStackBytes - count++ * kStagger % kLargestStagger;
+  stack_size_ = kStackBytes - (count++ * kStagger) % kStaggerPeriod;
 #if defined(__x86_64__)
   // As the switch leaves it: six registers, the address to return to, and above it the place of a
   // caller's return address, which also aligns the stack as after a call.

@@ -91,7 +91,7 @@ std::uint64_t next_random() {
 }
 
 std::uint64_t next_random(std::uint64_t bound) {
-  // The upper half of the product: a division would take longer than a fiber's switch.
+  // The upper half of the product, without a division: this is asked at every switch.
   return static_cast<std::uint64_t>(static_cast<unsigned __int128>(next_random()) * bound >> 64);
 }
 

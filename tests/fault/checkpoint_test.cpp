@@ -384,11 +384,17 @@ class Meanwhile final : public ForwardingFileSystem {
 
 class WithoutRoomForShard1 final : public ForwardingFileSystem {
  public:
-  using ForwardingFileSystem::ForwardingFileSystem;
+  explicit WithoutRoomForShard1(
+      FileSystem& files, std::function<void()> before = [] {})
+      : ForwardingFileSystem(files), before_(std::move(before)) {}
   std::unique_ptr<File> create(const std::string& path) override {
-    if (path.ends_with("shard-00001-of-00002.h5")) throw FileError(path + ": no room", ENOSPC);
-    return ForwardingFileSystem::create(path);
+    if (!path.ends_with("shard-00001-of-00002.h5")) return ForwardingFileSystem::create(path);
+    before_();
+    throw FileError(path + ": no room", ENOSPC);
   }
+
+ private:
+  std::function<void()> before_;
 };
 
 class OtherShard : public Checkpoint {
@@ -421,14 +427,38 @@ TEST_F(OtherShard, ThatFailsEndsTheSave) {
     WithoutRoomForShard1 files(files_);
     save_shard_1(files);
   });
-  EXPECT_NE(error.find("another process could not write its part: "), std::string::npos) << error;
+  EXPECT_NE(error.find("shard-00001-of-00002.h5 could not be written: "), std::string::npos)
+      << error;
   EXPECT_NE(error.find("no room"), std::string::npos) << error;
   EXPECT_TRUE(files_.list("/c").empty());
 }
 
 TEST_F(OtherShard, OfADirectoryThatVanishedEndsTheSave) {
   const std::string error = error_with([&] { remove_tree(files_, "/c"); });
-  EXPECT_NE(error.find("/c/step-00000001.tmp: vanished"), std::string::npos) << error;
+  EXPECT_NE(error.find("shard-00000-of-00002.h5: vanished"), std::string::npos) << error;
+}
+
+// The one that commits has given up when the other finds that it cannot write.
+TEST_F(OtherShard, ThatFailsLaterCanBeSavedAgain) {
+  first_.shard_timeout_seconds = 0.05;
+  error_with([] {});
+  EXPECT_TRUE(files_.list("/c").empty());
+  WithoutRoomForShard1 full(files_);
+  save_shard_1(full);
+  EXPECT_FALSE(files_.list("/c").empty());
+  CheckpointWriter writer("/c", first_, files_);
+  writer.clear_attempt(1);
+  EXPECT_TRUE(files_.list("/c").empty());
+  save_shard_1(files_);
+  writer.save(model_.metadata(1), model_.weights(), model_.optimizer());
+  EXPECT_NO_THROW(writer.wait());
+  EXPECT_EQ(steps(), std::vector<std::int64_t>{1});
+}
+
+TEST_F(OtherShard, WhoseDirectoryIsGoneLeavesNothing) {
+  WithoutRoomForShard1 full(files_, [&] { remove_tree(files_, "/c/step-00000001.tmp"); });
+  save_shard_1(full);
+  EXPECT_TRUE(files_.list("/c").empty());
 }
 
 TEST_F(OtherShard, InADirectoryMadeAgainIsNoCheckpoint) {

@@ -42,6 +42,16 @@ Backend backend_for(BackendChoice choice, int num_gpus, int processes_on_host,
   return Backend::cuda;
 }
 
+std::string why_without_gpu(int num_gpus, int processes_on_host) {
+  if (num_gpus > 0) {
+    return fmt::format("this host has {} for {}", format_number_of(num_gpus, "GPU"),
+                       format_number_of(processes_on_host, "process", "processes"));
+  }
+  if (!has_cuda_driver()) return "";
+  const std::string why = cuda_obstacle(0);
+  return why.substr(0, why.find('\n'));
+}
+
 // Whether each process of this host is shown one GPU, another than its neighbours: what job
 // managers do who deal GPUs out. All processes of the job take part.
 bool has_gpu_of_its_own(Communicator& communicator, const HostShare& share) {
@@ -109,6 +119,9 @@ DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_r
   choice.tf32 = config.precision == PrecisionChoice::tf32;
   choice.graphs = config.graphs;
   choice.ordinal = choice.backend == Backend::cuda ? local_rank : 0;
+  if (config.backend == BackendChoice::automatic && choice.backend == Backend::cpu) {
+    choice.without_gpu = why_without_gpu(num_gpus, processes_on_host);
+  }
   return choice;
 }
 
@@ -126,6 +139,11 @@ std::string describe_device(Device& device) {
                        gemm_library());
   }
   return fmt::format("{}, {}", device.describe(), gemm_library(Backend::cuda));
+}
+
+std::string describe_device(Device& device, const DeviceChoice& choice) {
+  const std::string text = describe_device(device);
+  return choice.without_gpu.empty() ? text : text + "; no GPU is used: " + choice.without_gpu;
 }
 
 std::string describe_precision(const DeviceChoice& choice) {

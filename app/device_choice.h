@@ -21,6 +21,8 @@ struct DeviceChoice {
   Precision precision = Precision::fp32;
   bool tf32 = false;
   bool graphs = true;
+  // Of a CPU that was chosen although there is a driver for GPUs: why.
+  std::string without_gpu;
 
   // `threads`: of a CPU device.
   std::unique_ptr<Device> create(int threads) const;
@@ -45,6 +47,8 @@ DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicato
 
 // One line each for the console: what computes, and the type of every class of tensors.
 std::string describe_device(Device& device);
+// The same and, where GPUs are there but not used, why.
+std::string describe_device(Device& device, const DeviceChoice& choice);
 std::string describe_precision(const DeviceChoice& choice);
 
 // What commands without a config use: --device auto, cpu or cuda, in fp32 where no precision is

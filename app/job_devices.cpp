@@ -55,8 +55,9 @@ DeviceChoice choose_job_device(const DeviceConfig& config, Communicator& communi
   return mixed ? choose_cpu(config, communicator) : choice;
 }
 
-std::vector<std::string> describe_job_devices(Communicator& communicator, Device& device) {
-  std::string own = describe_device(device);
+std::vector<std::string> describe_job_devices(Communicator& communicator, Device& device,
+                                              const DeviceChoice& choice) {
+  std::string own = describe_device(device, choice);
   if (communicator.size() == 1) return {own};
   if (device.backend() == Backend::cuda) own += ", " + nccl_version();
   const std::vector<std::string> all = communicator.gather(host_name() + ": " + own, 0);

@@ -17,6 +17,7 @@ DeviceChoice choose_job_device(const DeviceConfig& config, Communicator& communi
 
 // What computes, in lines for the console: one for all the processes that say the same, with their
 // ranks and host where there are several. On rank 0; empty elsewhere. All must call it.
-std::vector<std::string> describe_job_devices(Communicator& communicator, Device& device);
+std::vector<std::string> describe_job_devices(Communicator& communicator, Device& device,
+                                              const DeviceChoice& choice);
 
 }  // namespace chaski

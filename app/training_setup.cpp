@@ -168,7 +168,7 @@ void TrainingRun::claim_output() {
 void TrainingRun::create_model() {
   const int threads = threads_for_process(communicator_, config_.run.threads);
   device_ = device_choice_.create(threads);
-  device_lines_ = describe_job_devices(communicator_, *device_);
+  device_lines_ = describe_job_devices(communicator_, *device_, device_choice_);
   // On a device of its own, which takes its operands away again.
   gemm_ceiling_ = measure_gemm_ceiling(*device_choice_.create(threads),
                                        types_of(device_choice_.precision).compute);

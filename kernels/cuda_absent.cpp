@@ -27,4 +27,8 @@ bool is_built_with_cuda() {
   return false;
 }
 
+bool has_cuda_driver() {
+  return false;
+}
+
 }  // namespace chaski

@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <stdexcept>
 
+#include "kernels/cuda_code.h"
+
 namespace chaski {
 namespace cuda {
 namespace {
@@ -46,6 +48,20 @@ std::string obstacle(int ordinal, int count, cudaError_t status) {
       count == 0 ? "there is no GPU" : fmt::format("GPU {} is none of the {}", ordinal, count));
 }
 
+void require_code(int ordinal) {
+  if (has_code_for_current_device()) return;
+  int major = 0;
+  int minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal),
+        "asking for the compute capability");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal),
+        "asking for the compute capability");
+  throw std::invalid_argument(fmt::format(
+      "cuda:{} has compute capability {}.{}, for which this program was not compiled\nhint: build "
+      "with -DCMAKE_CUDA_ARCHITECTURES={}{}, or choose \"cpu\"",
+      ordinal, major, minor, major, minor));
+}
+
 }  // namespace
 
 void check(cudaError_t status, const char* what) {
@@ -77,6 +93,7 @@ Context::Context(int ordinal) : ordinal_(ordinal) {
     throw std::invalid_argument(fmt::format("device cuda:{} was asked for, but {}", ordinal, why));
   }
   check(cudaSetDevice(ordinal), "choosing the device");
+  require_code(ordinal);
   check(cudaDeviceGetAttribute(&num_multiprocessors_, cudaDevAttrMultiProcessorCount, ordinal),
         "asking for the number of multiprocessors");
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
@@ -148,6 +165,10 @@ std::string cuda_device_address(int ordinal) {
 
 bool is_built_with_cuda() {
   return true;
+}
+
+bool has_cuda_driver() {
+  return cuda::driver_version() > 0;
 }
 
 }  // namespace chaski

@@ -182,9 +182,12 @@ Buffer Device::allocate(DType dtype, Shape shape, MemoryCategory category) {
   const std::int64_t bytes = charged_bytes(shape.num_elements() * size_of(dtype));
   void* data = hardware_->allocate(bytes);
   if (data == nullptr)
-    throw std::runtime_error(fmt::format("not enough memory for {} of {} (in use: {})",
-                                         mebibytes(bytes), name_of(category),
-                                         describe_use(memory_)));
+    throw std::runtime_error(
+        fmt::format("not enough memory on the {} for {} of {} (in use: {})\nhint: a smaller "
+                    "micro-batch or a recomputing model needs less; `chaski plan` shows what takes "
+                    "how much",
+                    backend_ == Backend::cuda ? "GPU" : "machine", mebibytes(bytes),
+                    name_of(category), describe_use(memory_)));
   const auto index = static_cast<std::size_t>(category);
   std::int64_t& current = memory_.current_bytes[index];
   current += bytes;

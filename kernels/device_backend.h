@@ -49,5 +49,7 @@ std::string cuda_obstacle(int ordinal);
 // Its place in the machine, whatever number it has for this process: a PCI address.
 std::string cuda_device_address(int ordinal);
 bool is_built_with_cuda();
+// Whether there is a driver of whatever version; a build without CUDA finds none.
+bool has_cuda_driver();
 
 }  // namespace chaski

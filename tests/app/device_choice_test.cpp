@@ -39,7 +39,12 @@ TEST(DeviceChoice, AutomaticTakesAGpuForEachProcessOrNone) {
   EXPECT_EQ(gpu.ordinal, 3);
   EXPECT_EQ(gpu.precision, Precision::bf16);
   EXPECT_FALSE(gpu.tf32);
-  EXPECT_EQ(choose_device(automatic, 4, 4, 5).backend, Backend::cpu);
+  EXPECT_EQ(gpu.without_gpu, "");
+  const DeviceChoice cpu = choose_device(automatic, 4, 4, 5);
+  EXPECT_EQ(cpu.backend, Backend::cpu);
+  EXPECT_EQ(cpu.without_gpu, "this host has 4 GPUs for 5 processes");
+  const DeviceConfig as_told = config_of(BackendChoice::cpu, PrecisionChoice::automatic);
+  EXPECT_EQ(choose_device(as_told, 4, 4, 5).without_gpu, "");
 }
 
 TEST(DeviceChoice, PrecisionIsWhatWasAskedFor) {

@@ -6,6 +6,7 @@ CHASKI is the program whose GPU is the model, with the sanitizers.
 import pathlib
 import sys
 import unittest
+from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "training"))
 from harness import CHASKI, ENVIRONMENT, TrainingCase, run  # noqa: E402
@@ -95,21 +96,23 @@ class CudaTraining(TrainingCase):
         self.assertEqual(texts[0], texts[1])
 
     def test_what_is_missing_is_said(self):
-        ENVIRONMENT["CHASKI_CUDA_MODEL_DEVICES"] = "0"
-        try:
-            done = self.train("none", settings=on("cuda"), check=False)
-            self.assertEqual(done.returncode, 2, done.stderr)
-            self.assertIn('device.backend is "cuda", but there is no GPU', done.stderr)
-            self.assertFalse((self.directory / "none" / "config.toml").exists())
-        finally:
-            del ENVIRONMENT["CHASKI_CUDA_MODEL_DEVICES"]
-        ENVIRONMENT["CHASKI_CUDA_MODEL_MEMORY"] = "300000"
-        try:
-            done = self.train("little", settings=on("cuda"), check=False)
-            self.assertEqual(done.returncode, 1, done.stderr)
-            self.assertIn("not enough memory for", done.stderr)
-        finally:
-            del ENVIRONMENT["CHASKI_CUDA_MODEL_MEMORY"]
+        for name, setting, value, code, text in (
+                ("none", "DEVICES", "0", 2, 'device.backend is "cuda", but there is no GPU'),
+                ("old", "DRIVER", "11080", 2, "the driver supports CUDA 11.8 and this program needs "),
+                ("other", "NO_CODE", "1", 2, "cuda:0 has compute capability 8.0, for which this program was not compiled"),
+                ("little", "MEMORY", "300000", 1, "not enough memory on the GPU for ")):
+            with self.subTest(name), mock.patch.dict(ENVIRONMENT, {f"CHASKI_CUDA_MODEL_{setting}": value}):
+                done = self.train(name, settings=on("cuda"), check=False)
+                self.assertEqual(done.returncode, code, done.stderr)
+                self.assertIn(text, done.stderr)
+                self.assertIn("\nhint: ", done.stderr)
+                if code == 2:
+                    self.assertFalse((self.directory / name / "config.toml").exists())
+
+    def test_a_gpu_that_is_not_used_is_said(self):
+        with mock.patch.dict(ENVIRONMENT, {"CHASKI_CUDA_MODEL_DEVICES": "0"}):
+            done = self.train("cpu", settings=on("auto"))
+        self.assertRegex(done.stdout, "device +CPU, .*; no GPU is used: there is no GPU")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@
 //                              with it; 0: it runs at once; 2: streams run at random moments
 //   CHASKI_CUDA_MODEL_DEVICES  number of devices (default 1, 0 allowed)
 //   CHASKI_CUDA_MODEL_MEMORY   bytes of each device (default 8 GiB)
+//   CHASKI_CUDA_MODEL_DRIVER   its CUDA version, as cudaDriverGetVersion gives it (default: the
+//                              toolkit's)
+//   CHASKI_CUDA_MODEL_NO_CODE  set: kernels are not compiled for its devices
 //   CHASKI_CUDA_MODEL_PROTECT  1 (default): host code that touches device memory crashes; 0: it may
 namespace chaski::cuda_model {
 
@@ -28,7 +31,9 @@ void set_memory_limit(std::size_t bytes);
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 
 struct Counts {
-  std::uint64_t launches = 0;
+  std::uint64_t launches = 0;     // of grids, those of graphs included
+  std::uint64_t graphs = 0;       // launched
+  std::uint64_t allocations = 0;  // of device or pinned memory
   std::uint64_t blocks = 0;
   std::uint64_t threads = 0;
   std::uint64_t switches = 0;

@@ -133,6 +133,7 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) {
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   return call([&] {
     if (executable == nullptr) return cudaErrorInvalidValue;
+    count_graph();
     return submit(stream, [nodes = executable->nodes] { replay(*nodes); });
   });
 }

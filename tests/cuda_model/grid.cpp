@@ -99,6 +99,14 @@ void set_seed(std::uint64_t seed) {
   random_state() = seed;
 }
 
+void count_graph() {
+  ++totals.graphs;
+}
+
+void count_allocation() {
+  ++totals.allocations;
+}
+
 Counts counts() {
   totals.switches = fiber_switches();
   return totals;

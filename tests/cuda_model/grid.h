@@ -30,6 +30,10 @@ void check_limits(const Grid& grid, std::size_t allowed_shared_bytes);
 /// Runs all blocks to their end. One grid at a time in the process.
 void run_grid(const Grid& grid);
 
+/// For counts() of control.h.
+void count_graph();
+void count_allocation();
+
 /// Next value of the model's random series.
 std::uint64_t next_random();
 /// Below `bound`, which is positive.

@@ -48,6 +48,7 @@ cudaError_t allocate_pinned(void** address, std::size_t bytes) {
   if (const auto error = refuse_during_capture(); error != cudaSuccess) return error;
   if (bytes == 0) return cudaSuccess;
   if (posix_memalign(address, 256, bytes) != 0) return cudaErrorMemoryAllocation;
+  count_allocation();
   std::memset(*address, 0xff, bytes);
   pinned_regions()[*address] = {static_cast<unsigned char*>(*address), bytes, 0};
   return cudaSuccess;
@@ -159,6 +160,7 @@ cudaError_t allocate_device(void** address, std::size_t bytes) {
   if (occupied > limit() || bytes > limit() - occupied) return cudaErrorMemoryAllocation;
   *address = take_device_memory(bytes);
   if (*address == nullptr) return cudaErrorMemoryAllocation;
+  count_allocation();
   occupied += bytes;
   device_regions()[*address] = {static_cast<unsigned char*>(*address), bytes, current_device()};
   return cudaSuccess;

@@ -122,6 +122,8 @@ constexpr ErrorText kErrorTexts[] = {
     CHASKI_CUDA_MODEL_ERROR(cudaErrorInvalidPitchValue, "invalid pitch argument"),
     CHASKI_CUDA_MODEL_ERROR(cudaErrorInsufficientDriver,
                             "CUDA driver version is insufficient for CUDA runtime version"),
+    CHASKI_CUDA_MODEL_ERROR(cudaErrorNoKernelImageForDevice,
+                            "no kernel image is available for execution on the device"),
     CHASKI_CUDA_MODEL_ERROR(cudaErrorNoDevice, "no CUDA-capable device is detected"),
     CHASKI_CUDA_MODEL_ERROR(cudaErrorInvalidDevice, "invalid device ordinal"),
     CHASKI_CUDA_MODEL_ERROR(cudaErrorInvalidResourceHandle, "invalid resource handle"),
@@ -256,7 +258,8 @@ cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {
-  *version = CUDART_VERSION;
+  const char* const given = std::getenv("CHASKI_CUDA_MODEL_DRIVER");
+  *version = given == nullptr ? CUDART_VERSION : std::atoi(given);
   return cudaSuccess;
 }
 
@@ -300,6 +303,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute which, 
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function) {
   return call([&] {
+    if (std::getenv("CHASKI_CUDA_MODEL_NO_CODE") != nullptr) return cudaErrorNoKernelImageForDevice;
     *attributes = {};
     attributes->maxThreadsPerBlock = kMaxThreads;
     attributes->maxDynamicSharedSizeBytes = static_cast<int>(allowed_for(function));

@@ -108,6 +108,8 @@ void print_gpu(const TrainingPlan& plan, const PlanningMachine& machine) {
                     format_bytes(gpu.memory_bytes), gpu.device->is_planned() ? "" : " free");
     line += fits_gpu(plan, machine) ? ": " + needed : ": DOES NOT FIT: " + needed;
   }
+  if (gpu.device->is_planned() && gpu.memory_bytes == 0)
+    line += "; --device-memory SIZE says whether the run fits";
   print_line("GPU", line);
   if (gpu.device->is_planned()) {
     print_line("",

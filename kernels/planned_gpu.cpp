@@ -13,7 +13,7 @@ class PlannedGpu final : public DeviceBackend {
   std::unique_ptr<HostReader> create_reader() override { refuse(); }
   std::unique_ptr<HostWriter> create_writer() override { refuse(); }
   std::unique_ptr<OpRecording> create_recording() override { return nullptr; }
-  std::string describe() const override { return "a GPU that is planned for"; }
+  std::string describe() const override { return "one that is not here"; }
 
  private:
   [[noreturn]] static void refuse() {

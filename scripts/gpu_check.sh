@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks a build on a machine with a GPU: every op against the CPU, the speed of products, ops, decoding and
-# training beside the machine's own ceilings (and beside PyTorch where its python3 has it), the sanitizers
+# Checks a build on a machine with a GPU: every op against the CPU, trainings beside the CPU's and resumed
+# there, the speed of products, ops, decoding and training beside the machine's own ceilings (and beside PyTorch where its python3 has it), the sanitizers
 # of the CUDA toolkit, in one call of at most 9 minutes. That machine needs CUDA (the driver, cuBLAS, cuDNN
 # where it was built with) and nothing else: where the build was made, --pack puts the programs and the
 # other libraries that they load into a folder to be carried over, and that folder into FOLDER.tar.xz.
@@ -74,7 +74,8 @@ if [[ -n $pack ]]; then
     done <<<"$needed"
   done
   if ! { cp -Lf "${!libraries[@]}" "$pack/lib/" && chmod u+w "$pack"/lib/* && cp -r "$here/../tests/golden" "$pack/" &&
-    cp "${BASH_SOURCE[0]}" "$here/bench/pytorch_baseline.py" "$pack/"; }; then
+    cp "${BASH_SOURCE[0]}" "$here/bench/pytorch_baseline.py" "$here/bench/loss_curves.py" "$pack/" &&
+    cat "$here"/../README.md "$here"/../docs/*.md >"$pack/text.txt"; }; then
     fail "$pack cannot be filled" "is there room for it?" 1
   fi
   strip --strip-unneeded "$pack"/lib/*.so* 2>/dev/null || true
@@ -86,7 +87,9 @@ fi
 if [[ $packed -eq 1 ]]; then
   export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} CHASKI_GOLDEN_DIR=$here/golden
   at() { printf '%s' "$here/bin/${1##*/}"; }
+  text=("$here/text.txt") scripts=$here
 else
+  text=("$here"/../README.md "$here"/../docs/*.md) scripts=$here/bench
   at() { printf '%s' "$build/$1"; }
 fi
 for program in "${programs[@]}"; do
@@ -107,8 +110,8 @@ problem=$(timeout -k 5 60 "$(at chaski)" bench gemm --device cuda --preset llama
 export HOME=${HOME:-/tmp} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 [[ -n $out ]] || out=$(mktemp -d)
 mkdir -p "$out" || fail "$out cannot be made" "--out DIR names another folder"
-log=$out/gpu_check.log step_log=$(mktemp) start=$SECONDS failed=0 left_out=0 rows=()
-trap 'rm -f "$step_log"' EXIT
+log=$out/gpu_check.log step_log=$(mktemp) runs=$(mktemp -d) start=$SECONDS failed=0 left_out=0 rows=()
+trap 'rm -rf "$step_log" "$runs"' EXIT
 : >"$log"
 : >"$out/benchmarks.jsonl"
 
@@ -175,14 +178,12 @@ bench "training llama-1b, bf16, without graphs" 45 train "${shapes[@]}" --steps 
 bench "training llama-350m, bf16" 40 train --preset llama-350m --micro-batch 16 --sequence-length 2048 --steps 10
 found='^1 '
 bench "decoding with llama-350m, fp32" 30 decode --preset llama-350m --seconds 0.3
-baseline=$here/pytorch_baseline.py
-[[ -f $baseline ]] || baseline=$here/bench/pytorch_baseline.py
 if timeout -k 5 60 python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
   found='tokens_per_second'
   # The same rows a step as above.
   for preset_and_rows in "llama-1b 8" "llama-350m 16"; do
     read -r preset rows_a_step <<<"$preset_and_rows"
-    step "PyTorch, compiled, $preset, bf16" 90 python3 "$baseline" --device cuda --preset "$preset" --batch "$rows_a_step" \
+    step "PyTorch, compiled, $preset, bf16" 90 python3 "$scripts/pytorch_baseline.py" --device cuda --preset "$preset" --batch "$rows_a_step" \
       --sequence 2048 --steps 10 --warmup 4 --compile
   done
 else
@@ -191,6 +192,57 @@ fi
 found='^nothing'
 as_json "training llama-1b, bf16, as JSON" train "${shapes[@]}" --steps 5
 as_json "ops of llama-1b, bf16, as JSON" ops "${shapes[@]}" --seconds 0.05
+
+# The same training there and here, with the documentation as its text, then each from the other's checkpoint.
+cat >"$runs/training.toml" <<END
+[run]
+output = "$runs/cpu"
+seed = 1
+[model]
+preset = "llama-9m"
+vocab_size = 1024
+[data]
+train = "$runs/tokens.h5"
+sequence_length = 128
+[optimizer]
+lr = 1e-3
+[schedule]
+steps = 310
+[parallel]
+micro_batch = 8
+global_batch = 8
+[evaluation]
+every = 0
+[log]
+every = 1
+END
+# train NAME FOLDER BACKEND ARGUMENTS...
+train() {
+  local name=$1 folder=$2 backend=$3
+  shift 3
+  step "$name" 90 "$(at chaski)" train "$runs/training.toml" --set run.output="$runs/$folder" --set device.backend="$backend" "$@"
+}
+found='^train'
+# shellcheck disable=SC2016
+step "tokens of the documentation" 30 bash -c 'cat "${@:2}" >"$1/text.txt" &&
+  "$0" tokenizer "$1/text.txt" --vocab-size 1024 --out "$1/text.model" &&
+  "$0" tokenize "$1/text.txt" --tokenizer "$1/text.model" --out "$1/tokens.h5" --split validation=0.05' "$(at chaski)" "$runs" "${text[@]}"
+found='^(ended|finished)'
+train "llama-9m, 300 steps on the CPU" cpu cpu --max-steps 300
+train "llama-9m, 300 steps on the GPU, bf16" gpu cuda --max-steps 300
+train "the same, without graphs" gpu-plain cuda --max-steps 300 --set device.graphs=false
+# shellcheck disable=SC2016
+step "graphs change no loss" 10 bash -c '[[ -s $0 && -s $1 ]] && cmp <(grep -o "\"loss\":[^,]*" "$0") <(grep -o "\"loss\":[^,]*" "$1")' \
+  "$runs/gpu/metrics.jsonl" "$runs/gpu-plain/metrics.jsonl"
+if command -v python3 >/dev/null; then
+  found='^of means'
+  step "bf16 beside the CPU's fp32, at most 1 %" 10 python3 "$scripts/loss_curves.py" "$runs/gpu" "$runs/cpu" --at-most 1
+else
+  not_run "there is no python3" "bf16 beside the CPU's fp32"
+fi
+found='^(ended|finished)'
+train "the GPU's checkpoint on the CPU" gpu cpu --resume auto
+train "the CPU's checkpoint on the GPU" cpu cuda --resume auto
 
 found='ERROR SUMMARY|RACECHECK SUMMARY|^\[  (PASSED|FAILED)  \]'
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """How far the losses of one run are from those of another one, step by step and smoothed.
 
-    scripts/bench/loss_curves.py RUN REFERENCE [--window 20]
+    scripts/bench/loss_curves.py RUN REFERENCE [--window 20] [--at-most PERCENT]
 
 RUN and REFERENCE are output folders of `chaski train`; the steps that both have logged are compared.
-Differences are relative to the reference's loss.
+Differences are relative to the reference's loss; the exit status is 1 where the means differ by more than
+PERCENT anywhere.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def main():
     parser.add_argument("run")
     parser.add_argument("reference")
     parser.add_argument("--window", type=int, default=20, help="steps whose mean is compared (default: 20)")
+    parser.add_argument("--at-most", type=float, metavar="PERCENT", help="allowed difference of the means")
     arguments = parser.parse_args()
     run, reference = losses(arguments.run), losses(arguments.reference)
     steps = sorted(run.keys() & reference.keys())
@@ -44,8 +46,11 @@ def main():
     print(f"{len(steps)} steps, {steps[0]} to {steps[-1]}")
     print(f"largest difference of a step: {100 * largest_difference(ours, theirs):.2f} %")
     ours, theirs = smoothed(ours, arguments.window), smoothed(theirs, arguments.window)
-    print(f"of means of {arguments.window} steps: {100 * largest_difference(ours, theirs):.2f} %")
+    difference = 100 * largest_difference(ours, theirs)
+    print(f"of means of {arguments.window} steps: {difference:.2f} %")
     print(f"mean of the last {arguments.window} steps: {ours[-1]:.4f}, reference {theirs[-1]:.4f}")
+    if arguments.at_most is not None and not difference <= arguments.at_most:
+        sys.exit(f"loss_curves.py: the means differ by more than {arguments.at_most:g} %")
 
 
 if __name__ == "__main__":

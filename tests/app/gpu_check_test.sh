@@ -46,6 +46,11 @@ if [ "\$2" = "\$(cat "$work/broken" 2>/dev/null)" ]; then
   echo "hint: mend it" >&2
   exit 2
 fi
+loss=2
+[[ \$* != *device.graphs=false* ]] || loss=\$(cat "$work/loss" 2>/dev/null || echo 2)
+for word in "\$@"; do
+  [[ \$word != run.output=* ]] || { mkdir -p "\${word#*=}" && echo "{\"step\":1,\"loss\":\$loss,\"lr\":1}" >"\${word#*=}/metrics.jsonl"; }
+done
 echo "1 tokens/s of a whole step"
 END
 printf '#!/bin/bash\necho "[  PASSED  ] 7 tests."\n' >"$build/tests/kernels_test"
@@ -108,7 +113,7 @@ expect 2 "$script" --pack "$work/pack" --build "$build"
 error_is "$work/pack is there already"
 mkdir "$work/there" && tar -C "$work/there" -xf "$work/pack.tar.xz"
 packed=$work/there/pack
-[ "$(ls "$packed")" = "$(printf 'bin\ngolden\ngpu_check.sh\nlib\npytorch_baseline.py')" ] || fail "the folder holds $(ls "$packed")"
+[ "$(ls "$packed")" = "$(printf 'bin\ngolden\ngpu_check.sh\nlib\nloss_curves.py\npytorch_baseline.py\ntext.txt')" ] || fail "the folder holds $(ls "$packed")"
 [ "$(ls "$packed/bin")" = "$(printf 'chaski\nkernels_test\nparity_test')" ] || fail "bin holds $(ls "$packed/bin")"
 [ "$(ls "$packed/lib")" = libown.so.1 ] || fail "lib holds $(ls "$packed/lib")"
 rm -r "$work/pack"
@@ -135,7 +140,7 @@ for status in 9 0; do
 done
 
 printf '#!/bin/bash\necho "A GPU, 580.1, 100 MiB"\n' >"$fakes/nvidia-smi"
-printf '#!/bin/bash\nexit 1\n' >"$fakes/python3" && chmod +x "$fakes/python3"
+printf '#!/bin/bash\n[ "$1" != -c ]\n' >"$fakes/python3" && chmod +x "$fakes/python3"
 echo gemm >"$work/broken"
 expect 3 "$packed/gpu_check.sh"
 error_is "the programs cannot use the GPU: it is broken"
@@ -144,6 +149,8 @@ expect 0 "$packed/gpu_check.sh" --quick --out "$work/results"
 out_has "^ops, bf16 +passed .* PASSED .* 7 tests"
 out_has "^training llama-1b, bf16 +passed"
 out_has "^PyTorch +not run: python3 has no torch"
+out_has "^graphs change no loss +passed"
+out_has "^the GPU's checkpoint on the CPU +passed"
 out_has "^all passed, but for 1 that could not be run"
 out_has "^kept in $work/results"
 [ "$(wc -l <"$work/results/benchmarks.jsonl")" -eq 2 ] || fail "benchmarks.jsonl does not hold two objects"
@@ -153,6 +160,11 @@ expect 1 "$packed/gpu_check.sh" --quick --out "$work/results"
 out_has "^decoding with llama-350m, fp32 +FAILED \(2\)"
 out_has "^something FAILED"
 rm "$work/broken"
+# Another loss without graphs than with them.
+echo 3 >"$work/loss"
+expect 1 "$packed/gpu_check.sh" --quick --out "$work/results"
+out_has "^graphs change no loss +FAILED \(1\)"
+rm "$work/loss"
 # Tests of which none ran have not passed.
 cp "$packed/bin/kernels_test" "$work/"
 printf '#!/bin/bash\necho "[  PASSED  ] 0 tests."\n' >"$packed/bin/kernels_test"

@@ -1,3 +1,5 @@
+#include <cuda_runtime.h>
+
 #include "kernels/cuda_code.h"
 
 namespace chaski::cuda {

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cuda_runtime.h>
-
 namespace chaski::cuda {
 
 // Whether the kernels of this build run on the GPU that was chosen last: they are compiled for

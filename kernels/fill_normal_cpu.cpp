@@ -13,6 +13,15 @@ namespace {
 constexpr double kLn2 = 0.693147180559945309417;
 constexpr double kPi = 3.14159265358979323846;
 
+// By Horner's rule, the highest power's coefficient first.
+template <int kCount>
+[[gnu::always_inline]] inline double polynomial(const double (&coefficients)[kCount], double s) {
+  double sum = coefficients[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < kCount; ++i) sum = sum * s + coefficients[i];
+  return sum;
+}
+
 // word + 1/2 exactly, by way of the signed conversion that every instruction set has.
 [[gnu::always_inline]] inline double middle_of(std::uint32_t word) {
   return static_cast<double>(static_cast<std::int32_t>(word ^ 0x80000000u)) + 2147483648.5;
@@ -30,16 +39,9 @@ constexpr double kPi = 3.14159265358979323846;
   const double e = __builtin_bit_cast(double, next_exponent | kTwo52) - 4503599627370497.0;
   const double f = (m - 1.0) / (m + 1.0);
   const double s = f * f;
-  double sum = 1.0 / 21.0;
-  sum = sum * s + 1.0 / 19.0;
-  sum = sum * s + 1.0 / 17.0;
-  sum = sum * s + 1.0 / 15.0;
-  sum = sum * s + 1.0 / 13.0;
-  sum = sum * s + 1.0 / 11.0;
-  sum = sum * s + 1.0 / 9.0;
-  sum = sum * s + 1.0 / 7.0;
-  sum = sum * s + 1.0 / 5.0;
-  sum = sum * s + 1.0 / 3.0;
+  const double sum = polynomial({1.0 / 21.0, 1.0 / 19.0, 1.0 / 17.0, 1.0 / 15.0, 1.0 / 13.0,
+                                 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0},
+                                s);
   return (e - 32.0) * kLn2 + (2.0 * f + (2.0 * f) * (s * sum));
 }
 
@@ -55,24 +57,17 @@ struct Direction {
   const auto rest = static_cast<std::int32_t>(word - (quarter << 30));
   const double angle = static_cast<double>(rest) * (kPi / 2147483648.0);
   const double s = angle * angle;
-  double sine = 1.0 / 355687428096000.0;  // 17!
-  sine = sine * s - 1.0 / 1307674368000.0;
-  sine = sine * s + 1.0 / 6227020800.0;
-  sine = sine * s - 1.0 / 39916800.0;
-  sine = sine * s + 1.0 / 362880.0;
-  sine = sine * s - 1.0 / 5040.0;
-  sine = sine * s + 1.0 / 120.0;
-  sine = sine * s - 1.0 / 6.0;
-  sine = angle + angle * (s * sine);
-  double cosine = -1.0 / 6402373705728000.0;  // 18!
-  cosine = cosine * s + 1.0 / 20922789888000.0;
-  cosine = cosine * s - 1.0 / 87178291200.0;
-  cosine = cosine * s + 1.0 / 479001600.0;
-  cosine = cosine * s - 1.0 / 3628800.0;
-  cosine = cosine * s + 1.0 / 40320.0;
-  cosine = cosine * s - 1.0 / 720.0;
-  cosine = cosine * s + 1.0 / 24.0;
-  cosine = 1.0 - (0.5 * s - s * s * cosine);
+  // From 17! and 18! down.
+  const double cubic =
+      polynomial({1.0 / 355687428096000.0, -1.0 / 1307674368000.0, 1.0 / 6227020800.0,
+                  -1.0 / 39916800.0, 1.0 / 362880.0, -1.0 / 5040.0, 1.0 / 120.0, -1.0 / 6.0},
+                 s);
+  const double quartic =
+      polynomial({-1.0 / 6402373705728000.0, 1.0 / 20922789888000.0, -1.0 / 87178291200.0,
+                  1.0 / 479001600.0, -1.0 / 3628800.0, 1.0 / 40320.0, -1.0 / 720.0, 1.0 / 24.0},
+                 s);
+  const double sine = angle + angle * (s * cubic);
+  const double cosine = 1.0 - (0.5 * s - s * s * quartic);
   const bool odd = (quarter & 1u) != 0;
   const double x = odd ? sine : cosine;
   const double y = odd ? cosine : sine;

@@ -305,7 +305,7 @@ decide_steps() {
       steps=$(from_json "$out/speed-test/metrics.jsonl" \
         "max(20, round(0.95 * $minutes * 60 / statistics.mean(row['seconds'] for row in rows[2:])))")
       rm -rf "$out/speed-test"
-      note "$steps steps fit into $minutes minutes"
+      note "$steps steps fit into $minutes minute$([[ $minutes == 1 ]] || echo s)"
     fi
     printf '%s\n' "$steps" >"$out/steps"
   fi

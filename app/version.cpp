@@ -5,10 +5,10 @@
 #include <hdf5.h>
 
 #include "chaski_commit.h"
-#include "kernels/cpu_isa.h"
-#include "kernels/device_backend.h"
-#include "kernels/matmul.h"
-#include "parallel/mpi_runtime.h"
+#include "kernels/device/cpu_isa.h"
+#include "kernels/device/device_backend.h"
+#include "kernels/products/matmul.h"
+#include "parallel/mpi/runtime.h"
 
 namespace chaski {
 namespace {

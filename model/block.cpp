@@ -2,9 +2,9 @@
 
 #include <fmt/core.h>
 
-#include "kernels/elementwise.h"
-#include "kernels/rmsnorm.h"
-#include "kernels/rotary.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/layers/rmsnorm.h"
+#include "kernels/layers/rotary.h"
 
 namespace chaski {
 

@@ -4,9 +4,9 @@
 #include <optional>
 #include <span>
 
-#include "kernels/attention.h"
-#include "kernels/device.h"
-#include "kernels/op_graph.h"
+#include "kernels/attention/attention.h"
+#include "kernels/device/device.h"
+#include "kernels/device/op_graph.h"
 #include "model/ffn.h"
 #include "model/llama_config.h"
 #include "model/parameter.h"

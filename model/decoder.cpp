@@ -5,11 +5,11 @@
 #include <numeric>
 #include <stdexcept>
 
-#include "kernels/cross_entropy.h"
-#include "kernels/elementwise.h"
-#include "kernels/embedding.h"
-#include "kernels/matmul.h"
-#include "kernels/rmsnorm.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/layers/embedding.h"
+#include "kernels/layers/rmsnorm.h"
+#include "kernels/loss/cross_entropy.h"
+#include "kernels/products/matmul.h"
 
 namespace chaski {
 

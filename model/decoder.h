@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "kernels/device.h"
+#include "kernels/device/device.h"
 #include "model/stage.h"
 
 namespace chaski {

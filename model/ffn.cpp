@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
-#include "kernels/matmul.h"
-#include "kernels/moc_products.h"
-#include "kernels/rmsnorm.h"
-#include "kernels/swiglu.h"
+#include "kernels/layers/rmsnorm.h"
+#include "kernels/layers/swiglu.h"
+#include "kernels/moc/products.h"
+#include "kernels/products/matmul.h"
 
 namespace chaski {
 namespace {

@@ -4,11 +4,11 @@
 #include <optional>
 #include <vector>
 
-#include "kernels/device.h"
-#include "kernels/moc.h"
-#include "kernels/moc_decode.h"
-#include "kernels/moc_products.h"
-#include "kernels/op_graph.h"
+#include "kernels/device/device.h"
+#include "kernels/device/op_graph.h"
+#include "kernels/moc/decode.h"
+#include "kernels/moc/moc.h"
+#include "kernels/moc/products.h"
 #include "model/llama_config.h"
 #include "model/parameter.h"
 #include "model/projection.h"

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/tensor.h"
+#include "kernels/device/tensor.h"
 #include "model/llama_config.h"
 
 namespace chaski {

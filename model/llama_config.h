@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "kernels/moc.h"
+#include "kernels/moc/moc.h"
 
 namespace chaski {
 
-// Which channels of the FFN a token uses, where it does not use all (kernels/moc.h).
+// Which channels of the FFN a token uses, where it does not use all (kernels/moc/moc.h).
 struct MocConfig {
   std::int64_t keep = 0;  // of intermediate_size; 0: hidden_size / 2, or what the pattern keeps
   MocPattern pattern = MocPattern::topk;

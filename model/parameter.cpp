@@ -3,7 +3,7 @@
 #include <fmt/core.h>
 #include <stdexcept>
 
-#include "kernels/elementwise.h"
+#include "kernels/elementwise/elementwise.h"
 
 namespace chaski {
 namespace {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/device.h"
-#include "kernels/tensor.h"
+#include "kernels/device/device.h"
+#include "kernels/device/tensor.h"
 #include "model/precision.h"
 
 namespace chaski {

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "kernels/tensor.h"
+#include "kernels/device/tensor.h"
 
 namespace chaski {
 

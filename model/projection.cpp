@@ -1,6 +1,6 @@
 #include "model/projection.h"
 
-#include "kernels/matmul.h"
+#include "kernels/products/matmul.h"
 
 namespace chaski {
 

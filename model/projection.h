@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "kernels/tensor.h"
+#include "kernels/device/tensor.h"
 #include "model/parameter.h"
 
 namespace chaski {

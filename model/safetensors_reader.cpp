@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "kernels/bf16.h"
+#include "kernels/device/bf16.h"
 #include "model/bounded_json.h"
 #include "model/safetensors_format.h"
 

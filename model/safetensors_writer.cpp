@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <unistd.h>
 
-#include "kernels/bf16.h"
+#include "kernels/device/bf16.h"
 #include "model/safetensors_format.h"
 
 namespace chaski {

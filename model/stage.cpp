@@ -5,11 +5,11 @@
 #include <fmt/core.h>
 #include <stdexcept>
 
-#include "kernels/cross_entropy.h"
-#include "kernels/elementwise.h"
-#include "kernels/embedding.h"
-#include "kernels/rmsnorm.h"
-#include "kernels/rotary.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/layers/embedding.h"
+#include "kernels/layers/rmsnorm.h"
+#include "kernels/layers/rotary.h"
+#include "kernels/loss/cross_entropy.h"
 #include "model/stage_memory.h"
 
 namespace chaski {

@@ -4,9 +4,9 @@
 #include <optional>
 #include <vector>
 
-#include "kernels/device.h"
-#include "kernels/loss_totals.h"
-#include "kernels/op_graph.h"
+#include "kernels/device/device.h"
+#include "kernels/device/op_graph.h"
+#include "kernels/loss/loss_totals.h"
 #include "model/block.h"
 #include "model/llama_config.h"
 #include "model/parameter.h"

@@ -6,19 +6,19 @@
 #include <optional>
 #include <stdexcept>
 
-#include "kernels/attention.h"
-#include "kernels/cross_entropy.h"
-#include "kernels/elementwise.h"
-#include "kernels/matmul.h"
-#include "kernels/moc.h"
-#include "kernels/moc_products.h"
-#include "kernels/rmsnorm.h"
+#include "kernels/attention/attention.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/layers/rmsnorm.h"
+#include "kernels/loss/cross_entropy.h"
+#include "kernels/moc/moc.h"
+#include "kernels/moc/products.h"
+#include "kernels/products/matmul.h"
 
 namespace chaski {
 namespace {
 
 constexpr std::int64_t kFloat = sizeof(float);
-// The least that a workspace takes at a time (kernels/device.cpp).
+// The least that a workspace takes at a time (kernels/device/device.cpp).
 constexpr std::int64_t kSmallestWorkspace = std::int64_t{1} << 20;
 
 std::int64_t floats(std::int64_t count) {

@@ -3,7 +3,7 @@
 #include <fmt/core.h>
 #include <stdexcept>
 
-#include "kernels/adamw.h"
+#include "kernels/optimizer/adamw.h"
 
 namespace chaski {
 namespace {

@@ -1,6 +1,6 @@
 #include "optim/gradient_norm.h"
 
-#include "kernels/elementwise.h"
+#include "kernels/elementwise/elementwise.h"
 
 namespace chaski {
 

@@ -1,5 +1,5 @@
-// In place of kernels/cublaslt_gemm.cpp where the execution model runs: the same products by the
-// CPU's library, queued on the stream as cuBLASLt's are.
+// In place of kernels/products/cublaslt_gemm.cpp where the execution model runs: the same products
+// by the CPU's library, queued on the stream as cuBLASLt's are.
 
 #include <algorithm>
 #include <cuda_runtime_api.h>
@@ -7,9 +7,9 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/bf16.h"
-#include "kernels/cuda_context.h"
-#include "kernels/matmul_cuda.h"
+#include "kernels/device/bf16.h"
+#include "kernels/device/cuda_context.h"
+#include "kernels/products/matmul_cuda.h"
 #include "tests/cuda_model/grid.h"
 
 namespace chaski::cuda {

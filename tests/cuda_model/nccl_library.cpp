@@ -1,5 +1,5 @@
-// In place of parallel/nccl_library.cpp where the execution model runs: the functions of nccl.cpp.
-#include "parallel/nccl_library.h"
+// In place of parallel/nccl/library.cpp where the execution model runs: the functions of nccl.cpp.
+#include "parallel/nccl/library.h"
 
 namespace chaski::nccl {
 

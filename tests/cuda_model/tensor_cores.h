@@ -1,14 +1,14 @@
 #pragma once
 
-// Forced in behind device.h: the instructions of kernels/cuda_tensor_cores.h as the PTX ISA
-// describes their fragments (ldmatrix; mma.m16n8k16 with floating point type .bf16). So the
+// Forced in behind device.h: the instructions of kernels/attention/cuda_tensor_cores.h as the PTX
+// ISA describes their fragments (ldmatrix; mma.m16n8k16 with floating point type .bf16). So the
 // fragments' indices in kernels are tested without a GPU.
 
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/bf16.h"
-#include "kernels/cuda_device.h"
+#include "kernels/device/bf16.h"
+#include "kernels/device/cuda_device.h"
 
 #define CHASKI_TENSOR_CORES
 

@@ -1,10 +1,9 @@
-#include "kernels/attention_graph.h"
-
 #include <gtest/gtest.h>
 #include <limits>
 
+#include "kernels/attention/graph.h"
 #include "tests/cudnn_plans/graph_interpreter.h"
-#include "tests/kernels/plain_attention.h"
+#include "tests/kernels/attention/plain_attention.h"
 
 namespace chaski {
 namespace {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/attention_graph.h"
+#include "kernels/attention/graph.h"
 
 namespace chaski::test {
 

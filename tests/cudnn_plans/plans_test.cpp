@@ -5,7 +5,7 @@
 #include <optional>
 #include <ostream>
 
-#include "kernels/cudnn_attention_plan.h"
+#include "kernels/attention/cudnn_attention_plan.h"
 
 namespace chaski::cuda {
 namespace {

@@ -1,7 +1,7 @@
 #include <filesystem>
 #include <gtest/gtest.h>
 
-#include "app/config.h"
+#include "app/config/config.h"
 #include "model/huggingface.h"
 #include "tests/fuzz/fuzz_files.h"
 #include "tests/fuzz/guarded_read.h"

@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "model/safetensors.h"
-#include "tests/fault/mutation.h"
-#include "tests/fault/temporary_directory.h"
+#include "tests/fault/checkpoint/mutation.h"
+#include "tests/fault/checkpoint/temporary_directory.h"
 #include "tests/fuzz/fuzz_files.h"
 #include "tests/fuzz/guarded_read.h"
 #include "tests/fuzz/text_mutation.h"

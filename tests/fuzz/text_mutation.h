@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/fault/mutation.h"
+#include "tests/fault/checkpoint/mutation.h"
 
 namespace chaski {
 

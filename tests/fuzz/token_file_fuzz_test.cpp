@@ -5,8 +5,8 @@
 
 #include "data/token_file.h"
 #include "data/token_file_writer.h"
-#include "tests/fault/mutation.h"
-#include "tests/fault/temporary_directory.h"
+#include "tests/fault/checkpoint/mutation.h"
+#include "tests/fault/checkpoint/temporary_directory.h"
 #include "tests/fuzz/fuzz_files.h"
 #include "tests/fuzz/guarded_read.h"
 #include "tests/fuzz/hdf5_vandal.h"

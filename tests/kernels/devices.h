@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
-#include "kernels/bf16.h"
-#include "kernels/cpu_isa.h"
-#include "kernels/device.h"
-#include "kernels/elementwise.h"
+#include "kernels/device/bf16.h"
+#include "kernels/device/cpu_isa.h"
+#include "kernels/device/device.h"
+#include "kernels/elementwise/elementwise.h"
 
 namespace chaski::test {
 

@@ -7,7 +7,7 @@
 #include <numeric>
 #include <random>
 
-#include "kernels/elementwise.h"
+#include "kernels/elementwise/elementwise.h"
 #include "tests/model/tiny_model.h"
 
 namespace chaski {

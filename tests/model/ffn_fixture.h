@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/moc_products.h"
-#include "kernels/rmsnorm.h"
+#include "kernels/layers/rmsnorm.h"
+#include "kernels/moc/products.h"
 #include "model/ffn.h"
 #include "model/stage.h"
 #include "tests/model/ffn_reference.h"

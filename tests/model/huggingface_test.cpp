@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "model/stage.h"
-#include "tests/fault/mutation.h"
+#include "tests/fault/checkpoint/mutation.h"
 
 namespace chaski {
 namespace {

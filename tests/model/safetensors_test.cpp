@@ -9,8 +9,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "tests/fault/mutation.h"
-#include "tests/fault/temporary_directory.h"
+#include "tests/fault/checkpoint/mutation.h"
+#include "tests/fault/checkpoint/temporary_directory.h"
 
 namespace chaski {
 namespace {

@@ -3,7 +3,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/device.h"
+#include "kernels/device/device.h"
 #include "model/llama_config.h"
 #include "model/stage.h"
 

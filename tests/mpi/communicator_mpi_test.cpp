@@ -5,9 +5,9 @@
 #include <random>
 #include <stdexcept>
 
-#include "kernels/device.h"
+#include "kernels/device/device.h"
 #include "mpi_session.h"
-#include "parallel/communicator.h"
+#include "parallel/mpi/communicator.h"
 
 namespace chaski {
 namespace {

@@ -6,8 +6,8 @@
 #include <stdexcept>
 
 #include "mpi_session.h"
-#include "parallel/gradient_reducer.h"
-#include "parallel/roster.h"
+#include "parallel/membership/roster.h"
+#include "parallel/reduction/gradient_reducer.h"
 
 namespace chaski {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "mpi_session.h"
-#include "parallel/meeting.h"
+#include "parallel/nccl/rendezvous.h"
 
 namespace chaski {
 namespace {

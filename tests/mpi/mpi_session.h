@@ -1,6 +1,6 @@
 #pragma once
 
-#include "parallel/mpi_runtime.h"
+#include "parallel/mpi/runtime.h"
 
 namespace chaski {
 

@@ -15,10 +15,10 @@
 #include <unistd.h>
 #include <vector>
 
-#include "parallel/communicator.h"
-#include "parallel/gradient_reducer.h"
-#include "parallel/roster.h"
-#include "parallel/step_transaction.h"
+#include "parallel/membership/roster.h"
+#include "parallel/membership/step_transaction.h"
+#include "parallel/mpi/communicator.h"
+#include "parallel/reduction/gradient_reducer.h"
 #if __has_include(<mpi-ext.h>) && defined(OPEN_MPI)
 #include <mpi-ext.h>
 #endif

@@ -6,10 +6,10 @@
 #include <memory>
 #include <stdexcept>
 
-#include "kernels/cross_entropy.h"
+#include "kernels/loss/cross_entropy.h"
 #include "mpi_session.h"
-#include "parallel/gradient_reducer.h"
-#include "parallel/pipeline_executor.h"
+#include "parallel/pipeline/executor.h"
+#include "parallel/reduction/gradient_reducer.h"
 
 namespace chaski {
 namespace {

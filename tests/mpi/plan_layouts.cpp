@@ -2,11 +2,11 @@
 #include <gtest/gtest.h>
 #include <numeric>
 
-#include "app/batch_tensors.h"
-#include "app/mpi_session.h"
-#include "app/plan.h"
-#include "app/plan_report.h"
-#include "app/step_engine.h"
+#include "app/job/mpi_session.h"
+#include "app/plan/plan.h"
+#include "app/plan/report.h"
+#include "app/training/batch_tensors.h"
+#include "app/training/step_engine.h"
 
 namespace chaski {
 namespace {

@@ -2,7 +2,7 @@
 #include <stdexcept>
 
 #include "mpi_session.h"
-#include "parallel/step_transaction.h"
+#include "parallel/membership/step_transaction.h"
 
 namespace chaski {
 namespace {

@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 #include <random>
 
-#include "kernels/cross_entropy.h"
+#include "kernels/loss/cross_entropy.h"
 #include "model/stage.h"
 #include "tests/parity/golden.h"
 

@@ -8,9 +8,9 @@
 #include <hdf5.h>
 #include <stdexcept>
 
-#include "kernels/cross_entropy.h"
-#include "kernels/device_backend.h"
-#include "kernels/elementwise.h"
+#include "kernels/device/device_backend.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/loss/cross_entropy.h"
 
 namespace chaski {
 namespace {

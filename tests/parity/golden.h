@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/device.h"
+#include "kernels/device/device.h"
 #include "model/llama_config.h"
 #include "model/parameter.h"
 #include "model/stage.h"

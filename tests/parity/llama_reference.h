@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cross_entropy.h"
+#include "kernels/loss/cross_entropy.h"
 #include "model/llama_config.h"
 #include "tests/model/ffn_reference.h"
 #include "tests/parity/golden.h"

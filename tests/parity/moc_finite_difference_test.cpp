@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 #include <random>
 
-#include "kernels/moc_products.h"
+#include "kernels/moc/products.h"
 #include "model/stage.h"
 #include "tests/parity/golden.h"
 #include "tests/parity/llama_reference.h"

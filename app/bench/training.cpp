@@ -1,0 +1,110 @@
+#include "app/bench/training.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <random>
+#include <vector>
+
+#include "app/console/option_checks.h"
+#include "app/plan/memory_check.h"
+#include "kernels/elementwise/elementwise.h"
+
+namespace chaski {
+namespace {
+
+LlamaConfig model_of(const BenchTrainingOptions& options) {
+  LlamaConfig model = options.model.config();
+  model.max_position_embeddings = std::max(model.max_position_embeddings, options.sequence_length);
+  return model;
+}
+
+// The run that the benchmark is the steps of.
+TrainConfig config_of(const BenchTrainingOptions& options, int num_processes) {
+  TrainConfig config;
+  config.model.llama = model_of(options);
+  config.data.sequence_length = options.sequence_length;
+  config.data.prefetch = 0;
+  config.parallel.micro_batch = options.micro_batch;
+  config.parallel.global_batch = options.micro_batch * options.micro_batches * num_processes;
+  config.checkpoint.async = false;
+  config.model.recompute = options.recompute;
+  config.model.moc.index = options.model.moc_index;
+  config.device.tokens_per_pass = options.tokens_per_pass;
+  return config;
+}
+
+Buffer random_tokens(Device& device, const BenchTrainingOptions& options, std::int64_t vocab_size,
+                     std::mt19937& generator) {
+  Buffer buffer = device.allocate(DType::i32, {options.micro_batch, options.sequence_length},
+                                  MemoryCategory::activations);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(buffer.tensor().num_elements()));
+  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(generator() % vocab_size);
+  copy_from_host(ids.data(), buffer.tensor());
+  return buffer;
+}
+
+}  // namespace
+
+BenchTraining::BenchTraining(Communicator& communicator, Device& device,
+                             const BenchTrainingOptions& options)
+    : model_(model_of(options)),
+      moc_index_(config_of(options, communicator.size()).model.moc_index()),
+      tokens_per_step_(options.micro_batch * options.sequence_length * options.micro_batches *
+                       communicator.size()) {
+  StepEngineOptions engine_options;
+  engine_options.model = model_;
+  engine_options.num_replicas = communicator.size();
+  engine_options.micro_batches = options.micro_batches;
+  engine_options.micro_batch = options.micro_batch;
+  engine_options.sequence_length = options.sequence_length;
+  const bool on_cpu = device.backend() == Backend::cpu;
+  engine_options.tokens_per_pass = on_cpu ? options.tokens_per_pass : 0;
+  engine_options.precision = options.choose_device(communicator).precision;
+  engine_options.recompute = options.recompute;
+  engine_options.moc_index = moc_index_;
+  engine_ = std::make_unique<StepEngine>(communicator, device, engine_options);
+  engine_->stage().initialize(1);
+  std::mt19937 generator(1);
+  tokens_ = random_tokens(device, options, model_.vocab_size, generator);
+  targets_ = random_tokens(device, options, model_.vocab_size, generator);
+}
+
+StepOutcome BenchTraining::step() {
+  const auto source = [this](int, int) {
+    return MicroBatch{tokens_.tensor(), targets_.tensor(), {}};
+  };
+  return engine_->run(next_step_++, source, tokens_per_step_, 1e-4, false);
+}
+
+DeviceChoice BenchTrainingOptions::choose_device(Communicator& communicator) const {
+  DeviceChoice choice = device_named(device, precision, communicator);
+  choice.graphs = !no_graphs;
+  return choice;
+}
+
+void check_memory_of_bench(const BenchTrainingOptions& options, Communicator& communicator) {
+  if (options.choose_device(communicator).backend != Backend::cpu) return;
+  check_memory_of_run(config_of(options, communicator.size()), communicator, options.model.threads,
+                      "a smaller --micro-batch, --sequence-length or --preset needs less");
+}
+
+void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options) {
+  options.model.add_to(command);
+  add_device_option(command, options.device);
+  add_precision_option(command, options.precision);
+  command.add_flag("--no-graphs", options.no_graphs,
+                   "Without CUDA graphs, as device.graphs = false");
+  command.add_option("--micro-batch", options.micro_batch, "Rows of a micro-batch")
+      ->check(whole_number_between(1, 1000000))
+      ->capture_default_str();
+  command.add_option("--sequence-length", options.sequence_length, "Tokens of a row")
+      ->check(whole_number_from(1))
+      ->capture_default_str();
+  command
+      .add_option("--tokens-per-pass", options.tokens_per_pass,
+                  "As device.tokens_per_pass; 0: micro-batches in one pass")
+      ->check(whole_number_from(0))
+      ->capture_default_str();
+}
+
+}  // namespace chaski

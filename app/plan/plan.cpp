@@ -1,0 +1,206 @@
+#include "app/plan/plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fmt/core.h>
+#include <stdexcept>
+
+namespace chaski {
+namespace {
+
+struct Neighbour {
+  std::string change;
+  TrainConfig config;
+  int num_processes;
+};
+
+Neighbour with_more_rows(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, num_processes};
+  result.config.parallel.micro_batch *= 2;
+  result.config.parallel.global_batch *= 2;
+  result.change = fmt::format("micro_batch {}, global_batch {}", result.config.parallel.micro_batch,
+                              result.config.parallel.global_batch);
+  return result;
+}
+
+Neighbour with_more_micro_batches(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, num_processes};
+  result.config.parallel.global_batch *= 2;
+  result.change = fmt::format("global_batch {}", result.config.parallel.global_batch);
+  return result;
+}
+
+Neighbour with_longer_sequence(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, num_processes};
+  result.config.data.sequence_length *= 2;
+  LlamaConfig& model = result.config.model.llama;
+  model.max_position_embeddings =
+      std::max(model.max_position_embeddings, result.config.data.sequence_length);
+  result.change = fmt::format("sequence_length {}", result.config.data.sequence_length);
+  return result;
+}
+
+Neighbour with_other_policy(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, num_processes};
+  const bool recomputes = config.model.recompute == Recompute::block;
+  result.config.model.recompute = recomputes ? Recompute::elementwise : Recompute::block;
+  result.change = recomputes ? "recompute \"elementwise\"" : "recompute \"block\"";
+  return result;
+}
+
+// The batch grows along, so that each process has as much to do.
+Neighbour with_more_replicas(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, 2 * num_processes};
+  result.config.parallel.data *= 2;
+  result.config.parallel.global_batch *= 2;
+  result.change = fmt::format("{} processes, global_batch {}", result.num_processes,
+                              result.config.parallel.global_batch);
+  return result;
+}
+
+Neighbour with_more_stages(const TrainConfig& config, int num_processes) {
+  Neighbour result{"", config, 2 * num_processes};
+  result.config.parallel.pipeline *= 2;
+  result.change = fmt::format("{} processes, pipeline {}", result.num_processes,
+                              result.config.parallel.pipeline);
+  return result;
+}
+
+Neighbour with_synchronous_checkpoints(const TrainConfig& config, int num_processes) {
+  Neighbour result{"checkpoint.async false", config, num_processes};
+  result.config.checkpoint.async = false;
+  return result;
+}
+
+}  // namespace
+
+double TrainingPlan::tokens_per_second() const {
+  return time ? static_cast<double>(tokens_per_step()) / time->seconds : 0.0;
+}
+
+std::int64_t TrainingPlan::largest_process_bytes() const {
+  std::int64_t largest = 0;
+  for (const RankMemory& rank : ranks) {
+    largest = std::max(largest, rank.on_gpu ? rank.device_total() : rank.total());
+  }
+  return largest;
+}
+
+std::int64_t TrainingPlan::all_processes_bytes() const {
+  std::int64_t total = 0;
+  for (const RankMemory& rank : ranks) total += rank.on_gpu ? rank.device_total() : rank.total();
+  return total;
+}
+
+std::int64_t TrainingPlan::needed_bytes() const {
+  std::int64_t total = 0;
+  for (const RankMemory& rank : ranks) total += rank.total() - rank.token_pages;
+  return total;
+}
+
+bool fits_gpu(const TrainingPlan& plan, const PlanningMachine& machine) {
+  if (!plan.on_gpu() || !machine.gpu || machine.gpu->memory_bytes == 0) return true;
+  return plan.largest_process_bytes() <= machine.gpu->memory_bytes;
+}
+
+TrainConfig settle_device(TrainConfig config, const DeviceChoice& choice) {
+  const bool gpu = choice.backend == Backend::cuda;
+  config.device.backend = gpu ? BackendChoice::cuda : BackendChoice::cpu;
+  switch (choice.precision) {
+    case Precision::fp32:
+      config.device.precision = choice.tf32 ? PrecisionChoice::tf32 : PrecisionChoice::fp32;
+      break;
+    case Precision::bf16:
+      config.device.precision = PrecisionChoice::bf16;
+      break;
+    case Precision::bf16_pure:
+      config.device.precision = PrecisionChoice::bf16_pure;
+      break;
+  }
+  // Passes are for a CPU's caches.
+  if (gpu) config.device.tokens_per_pass = 0;
+  return config;
+}
+
+bool fits(const TrainingPlan& plan, const MachineMemory& memory) {
+  return !memory.known() || plan.needed_bytes() <= memory.bytes + memory.swap_bytes;
+}
+
+Work TrainingPlan::work() const {
+  Work total;
+  for (const RankMemory& rank : ranks) {
+    total += plan_work(config, rank).of_step(layout.micro_batches);
+  }
+  return total;
+}
+
+int planned_threads(const TrainConfig& config, int num_processes, int cores) {
+  if (config.run.threads > 0) return static_cast<int>(config.run.threads);
+  if (std::getenv("OMP_NUM_THREADS") != nullptr) return cores;
+  return std::max(1, cores / num_processes);
+}
+
+TrainingPlan make_plan(const TrainConfig& config, int num_processes,
+                       const PlanningMachine& machine) {
+  TrainingPlan plan;
+  plan.config = config;
+  plan.layout = resolve_layout(config, num_processes);
+  plan.threads = planned_threads(config, num_processes, machine.cores);
+  const std::shared_ptr<Device> device =
+      plan.on_gpu() ? machine.gpu.value().device : Device::create_cpu(plan.threads);
+  plan.ranks = plan_memory(*device, config, num_processes, machine.surroundings);
+  plan.links = plan_links(config, plan.ranks);
+  if (machine.rates) plan.time = predict_step(*machine.rates, config, plan.ranks, plan.threads);
+  return plan;
+}
+
+std::vector<WhatIf> plan_neighbours(const TrainingPlan& plan, const PlanningMachine& machine) {
+  const auto processes = static_cast<int>(plan.ranks.size());
+  std::vector<Neighbour> neighbours{
+      with_more_rows(plan.config, processes),       with_more_micro_batches(plan.config, processes),
+      with_longer_sequence(plan.config, processes), with_other_policy(plan.config, processes),
+      with_more_replicas(plan.config, processes),   with_more_stages(plan.config, processes),
+  };
+  if (plan.config.checkpoint.async) {
+    neighbours.push_back(with_synchronous_checkpoints(plan.config, processes));
+  }
+  std::vector<WhatIf> result;
+  for (const Neighbour& neighbour : neighbours) {
+    try {
+      result.push_back(
+          {neighbour.change, make_plan(neighbour.config, neighbour.num_processes, machine)});
+    } catch (const std::invalid_argument&) {
+      // Not every layout is possible: too few layers for the stages, a tied head, …
+    }
+  }
+  return result;
+}
+
+std::vector<FfnChoice> plan_ffn_choices(const TrainingPlan& plan, const PlanningMachine& machine) {
+  PlanningMachine without_rates = machine;
+  without_rates.rates.reset();
+  std::vector<FfnChoice> choices;
+  for (const bool moc : {false, true}) {
+    for (const Recompute recompute : {Recompute::none, Recompute::elementwise, Recompute::block}) {
+      TrainConfig config = plan.config;
+      LlamaConfig& model = config.model.llama;
+      if (!moc) model.moc.reset();
+      if (moc && !model.moc) model.moc.emplace();
+      try {
+        model.resolve();
+      } catch (const std::invalid_argument&) {
+        continue;  // wider than MoC can be
+      }
+      config.model.ffn = moc ? FeedForwardKind::moc : FeedForwardKind::swiglu;
+      config.model.recompute = recompute;
+      FfnChoice choice;
+      choice.name = fmt::format("{}, recompute {}", model.describe_ffn(), name_of(recompute));
+      choice.plan = make_plan(config, static_cast<int>(plan.ranks.size()), without_rates);
+      choice.bytes_per_token = choice.plan.ranks.front().stage.ffn_bytes_per_token;
+      choices.push_back(std::move(choice));
+    }
+  }
+  return choices;
+}
+
+}  // namespace chaski

@@ -1,0 +1,117 @@
+#include "kernels/device/tensor.h"
+
+#include <fmt/format.h>
+#include <stdexcept>
+#include <type_traits>
+
+namespace chaski {
+
+std::int64_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+    case DType::i32:
+      return 4;
+    case DType::bf16:
+      return 2;
+    case DType::u8:
+      return 1;
+    case DType::f64:
+      return 8;
+  }
+  return 0;
+}
+
+const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return "f32";
+    case DType::bf16:
+      return "bf16";
+    case DType::i32:
+      return "i32";
+    case DType::u8:
+      return "u8";
+    case DType::f64:
+      return "f64";
+  }
+  return "unknown";
+}
+
+Shape::Shape(std::initializer_list<std::int64_t> dims) {
+  if (dims.size() > kMaxRank)
+    throw std::invalid_argument(
+        fmt::format("a shape has {} dimensions, at most {} are allowed", dims.size(), kMaxRank));
+  for (const std::int64_t dim : dims) {
+    if (dim < 0) throw std::invalid_argument(fmt::format("a shape has the dimension {}", dim));
+    dims_[rank_++] = dim;
+  }
+}
+
+std::int64_t Shape::num_elements() const {
+  std::int64_t count = 1;
+  for (int i = 0; i < rank_; ++i) count *= dims_[i];
+  return count;
+}
+
+Shape Shape::with_first(std::int64_t dim) const {
+  Shape result = *this;
+  result.dims_[0] = dim;
+  return result;
+}
+
+bool Shape::operator==(const Shape& other) const {
+  return rank_ == other.rank_ && dims_ == other.dims_;
+}
+
+std::string Shape::to_string() const {
+  return fmt::format("[{}]", fmt::join(dims_.begin(), dims_.begin() + rank_, ", "));
+}
+
+namespace {
+
+template <typename T>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, float>) return DType::f32;
+  if constexpr (std::is_same_v<T, std::uint16_t>) return DType::bf16;
+  if constexpr (std::is_same_v<T, std::int32_t>) return DType::i32;
+  if constexpr (std::is_same_v<T, std::uint8_t>) return DType::u8;
+  if constexpr (std::is_same_v<T, double>) return DType::f64;
+}
+
+}  // namespace
+
+template <typename T>
+T* Tensor::as() const {
+  if (dtype_ != dtype_of<T>())
+    throw std::logic_error(fmt::format("a tensor of {} {} is used as {}", name_of(dtype_),
+                                       shape_.to_string(), name_of(dtype_of<T>())));
+  return static_cast<T*>(data_);
+}
+
+template float* Tensor::as<float>() const;
+template std::uint16_t* Tensor::as<std::uint16_t>() const;
+template std::int32_t* Tensor::as<std::int32_t>() const;
+template std::uint8_t* Tensor::as<std::uint8_t>() const;
+template double* Tensor::as<double>() const;
+
+Tensor Tensor::view(Shape shape) const {
+  if (shape.num_elements() != shape_.num_elements())
+    throw std::invalid_argument(fmt::format("a tensor of shape {} cannot be viewed as {}",
+                                            shape_.to_string(), shape.to_string()));
+  Tensor result = *this;
+  result.shape_ = shape;
+  return result;
+}
+
+Tensor Tensor::rows(std::int64_t begin, std::int64_t count) const {
+  if (shape_.rank() == 0 || begin < 0 || count < 0 || begin > shape_[0] - count)
+    throw std::invalid_argument(fmt::format("rows {} to {} are not in a tensor of shape {}", begin,
+                                            begin + count, shape_.to_string()));
+  const std::int64_t row_bytes = shape_[0] == 0 ? 0 : num_bytes() / shape_[0];
+  Tensor result = *this;
+  result.shape_ = shape_.with_first(count);
+  result.data_ = static_cast<char*>(data_) + begin * row_bytes;
+  return result;
+}
+
+}  // namespace chaski

@@ -1,0 +1,63 @@
+#include "kernels/device/timer.h"
+
+#include <chrono>
+#include <vector>
+
+#include "kernels/device/cuda_measuring.h"
+#include "kernels/device/dispatch.h"
+#include "kernels/elementwise/elementwise.h"
+
+namespace chaski {
+namespace {
+
+class SteadyClock final : public DeviceClock {
+ public:
+  std::size_t mark() override {
+    moments_.push_back(std::chrono::steady_clock::now());
+    return moments_.size() - 1;
+  }
+  double seconds_between(std::size_t first, std::size_t last) override {
+    return std::chrono::duration<double>(moments_.at(last) - moments_.at(first)).count();
+  }
+  void clear() override { moments_.clear(); }
+
+ private:
+  std::vector<std::chrono::steady_clock::time_point> moments_;
+};
+
+}  // namespace
+
+std::unique_ptr<DeviceClock> create_steady_clock() {
+  return std::make_unique<SteadyClock>();
+}
+
+std::unique_ptr<DeviceClock> create_device_clock(Device& device) {
+  CHASKI_CUDA_OP(device, create_event_clock(device));
+  return create_steady_clock();
+}
+
+DeviceProperties device_properties(Device& device) {
+  if (device.is_planned()) return {};
+  CHASKI_CUDA_OP(device, device_properties(device));
+  return {};
+}
+
+DeviceTimer::DeviceTimer(Device& device)
+    : device_(device),
+      clock_(create_device_clock(device)),
+      cache_bytes_(device_properties(device).cache_bytes) {}
+
+void DeviceTimer::start() {
+  clock_->clear();
+  if (cache_bytes_ > 0) {
+    Workspace::Frame frame(device_);
+    fill(frame.f32({2 * cache_bytes_ / static_cast<std::int64_t>(sizeof(float))}), 0.0f);
+  }
+  clock_->mark();
+}
+
+double DeviceTimer::stop() {
+  return clock_->seconds_between(0, clock_->mark());
+}
+
+}  // namespace chaski

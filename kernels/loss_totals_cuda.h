@@ -1,9 +1,0 @@
-#pragma once
-
-#include "kernels/tensor.h"
-
-namespace chaski::cuda {
-
-void add_loss_totals(const Tensor& losses, const Tensor& targets, const Tensor& totals);
-
-}  // namespace chaski::cuda

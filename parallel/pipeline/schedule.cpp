@@ -1,0 +1,104 @@
+#include "parallel/pipeline/schedule.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <stdexcept>
+
+namespace chaski {
+namespace {
+
+class ProgramBuilder {
+ public:
+  ProgramBuilder(bool first, bool last) : first_(first), last_(last) {}
+
+  void forward(int m) {
+    if (!first_) program_.push_back({Action::receive_activation, m});
+    program_.push_back({Action::forward, m});
+    if (!last_) program_.push_back({Action::send_activation, m});
+  }
+  void backward(int m) {
+    if (!last_) program_.push_back({Action::receive_gradient, m});
+    program_.push_back({Action::backward, m});
+    if (!first_) program_.push_back({Action::send_gradient, m});
+  }
+  SlotProgram take() { return std::move(program_); }
+
+ private:
+  bool first_;
+  bool last_;
+  SlotProgram program_;
+};
+
+}  // namespace
+
+const char* name_of(ScheduleKind kind) {
+  return kind == ScheduleKind::gpipe ? "gpipe" : "1f1b";
+}
+
+ScheduleKind schedule_kind(const std::string& name) {
+  if (name == "gpipe") return ScheduleKind::gpipe;
+  if (name == "1f1b") return ScheduleKind::one_f_one_b;
+  throw std::invalid_argument(
+      fmt::format("parallel.schedule = \"{}\"; allowed: \"1f1b\", \"gpipe\"", name));
+}
+
+const char* name_of(Action action) {
+  switch (action) {
+    case Action::receive_activation:
+      return "receive activation";
+    case Action::forward:
+      return "forward";
+    case Action::send_activation:
+      return "send activation";
+    case Action::receive_gradient:
+      return "receive gradient";
+    case Action::backward:
+      return "backward";
+    case Action::send_gradient:
+      return "send gradient";
+  }
+  return "unknown";
+}
+
+int max_in_flight(ScheduleKind kind, int stage, int num_stages, int num_micro_batches) {
+  if (kind == ScheduleKind::gpipe) return num_micro_batches;
+  return std::min(num_stages - stage, num_micro_batches);
+}
+
+SlotProgram slot_program(ScheduleKind kind, int stage, int num_stages, int num_micro_batches) {
+  if (stage < 0 || stage >= num_stages || num_micro_batches < 1) {
+    throw std::invalid_argument(fmt::format("schedule: stage {} of {}, {} micro-batches", stage,
+                                            num_stages, num_micro_batches));
+  }
+  // GPipe runs all forward passes first. 1F1B runs only as many as it takes until the first
+  // gradient comes back, then alternates. Either way the micro-batches go in ascending order.
+  const int ahead = max_in_flight(kind, stage, num_stages, num_micro_batches);
+  ProgramBuilder builder(stage == 0, stage + 1 == num_stages);
+  for (int m = 0; m < ahead; ++m) builder.forward(m);
+  for (int m = 0; m < num_micro_batches; ++m) {
+    builder.backward(m);
+    if (m + ahead < num_micro_batches) builder.forward(m + ahead);
+  }
+  return builder.take();
+}
+
+std::vector<SlotProgram> stage_programs(ScheduleKind kind, int num_stages, int num_micro_batches) {
+  std::vector<SlotProgram> programs;
+  for (int stage = 0; stage < num_stages; ++stage) {
+    programs.push_back(slot_program(kind, stage, num_stages, num_micro_batches));
+  }
+  return programs;
+}
+
+std::string to_string(const SlotProgram& program) {
+  std::string text;
+  for (const Instruction& instruction : program) {
+    const bool forward = instruction.action == Action::forward;
+    if (!forward && instruction.action != Action::backward) continue;
+    text += fmt::format("{}{}{}", text.empty() ? "" : " ", forward ? 'F' : 'B',
+                        instruction.micro_batch);
+  }
+  return text;
+}
+
+}  // namespace chaski

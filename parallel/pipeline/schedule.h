@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "parallel/membership/roster.h"
+
+namespace chaski {
+
+enum class ScheduleKind { gpipe, one_f_one_b };
+const char* name_of(ScheduleKind kind);  // "gpipe", "1f1b"
+// Throws std::invalid_argument naming what is allowed.
+ScheduleKind schedule_kind(const std::string& name);
+
+enum class Action {
+  receive_activation,  // from the stage before
+  forward,
+  send_activation,   // to the stage after
+  receive_gradient,  // from the stage after
+  backward,
+  send_gradient,  // to the stage before
+};
+const char* name_of(Action action);
+
+struct Instruction {
+  Action action = Action::forward;
+  int micro_batch = 0;
+  bool operator==(const Instruction&) const = default;
+};
+
+// What one slot does in a step, in order. Sends do not block; receives wait. On each link both
+// directions carry the micro-batches in ascending order.
+using SlotProgram = std::vector<Instruction>;
+
+// Throws std::invalid_argument for a stage outside the pipeline or no micro-batch.
+SlotProgram slot_program(ScheduleKind kind, int stage, int num_stages, int num_micro_batches);
+
+// Forward passes whose backward pass is outstanding, at most: min(P - stage, M) for 1F1B, M for
+// GPipe.
+int max_in_flight(ScheduleKind kind, int stage, int num_stages, int num_micro_batches);
+
+struct SlotInstruction {
+  Slot slot;
+  Instruction instruction;
+  bool operator==(const SlotInstruction&) const = default;
+};
+using ProcessProgram = std::vector<SlotInstruction>;
+
+// When an instruction computes, from the start of the step.
+struct ComputeSpan {
+  Slot slot;
+  Instruction instruction;
+  double begin = 0;
+  double end = 0;
+};
+
+struct Simulation {
+  // By rank of the live processes, in the order in which each executes them.
+  std::vector<ProcessProgram> programs;
+  std::vector<std::vector<ComputeSpan>> spans;  // likewise
+  std::vector<double> idle;                     // by rank: makespan minus time spent computing
+  std::vector<int> peak_in_flight;              // by stage · replicas + replica
+  double makespan = 0;
+};
+
+// Runs the slots' programs on the processes of the roster, one compute instruction at a time per
+// process, messages taking no time. A process with several slots runs whichever is ready, in turn;
+// the order that results is the interleaving that the executors follow, a function of the
+// arguments only. Throws std::logic_error when the programs deadlock, run a backward pass before
+// its forward pass, or leave a message unread.
+Simulation simulate(const Roster& roster, const std::vector<SlotProgram>& programs_by_stage,
+                    double forward_seconds, double backward_seconds);
+
+// The programs of all stages under one schedule.
+std::vector<SlotProgram> stage_programs(ScheduleKind kind, int num_stages, int num_micro_batches);
+// What the process of `rank` executes in a step.
+ProcessProgram process_program(const Roster& roster, ScheduleKind kind, int num_micro_batches,
+                               int rank);
+
+std::string to_string(const SlotProgram& program);  // "F0 F1 B0 F2 B1 B2", messages left out
+// One line per process, one column per unit of time (a forward pass 1, a backward pass 2).
+std::string diagram(const Roster& roster, ScheduleKind kind, int num_micro_batches);
+
+}  // namespace chaski

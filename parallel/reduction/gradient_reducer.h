@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/parameter.h"
+#include "model/stage.h"
+#include "parallel/mpi/communicator.h"
+
+namespace chaski {
+
+struct GradientReducerOptions {
+  // A bucket, some whole parameters of about this size, is sent when its gradients are ready.
+  // Smaller for small models, so that there are about min_buckets; larger where there would be more
+  // than kMaxBuckets.
+  std::int64_t bucket_bytes = 16 << 20;
+  int min_buckets = 4;
+};
+
+// Sums a stage's gradients over the processes that host its replicas, while the backward pass still
+// runs: give it to the last micro-batch as its GradientListener. In place, on the gradient buffer.
+// All ranks get the same bits. On CPUs the sum of an element is taken in ascending order of ranks
+// by one process and sent to the others: the same in every run. On GPUs NCCL takes it, in an order
+// of its own: the same in every run where the GPUs, their links and NCCL's choices (NCCL_ALGO and
+// NCCL_PROTO fix them) are the same; gradients in bf16 are rounded with each addition.
+class GradientReducer : public GradientListener {
+ public:
+  static constexpr int kMaxBuckets = 256;
+
+  // `ranks`: as Roster::ranks_of_stage, this process among them. `stage` keeps the messages of
+  // different stages apart. With one rank nothing is ever sent. On GPUs as connect(). Throws
+  // std::invalid_argument where the program lacks NCCL.
+  GradientReducer(Communicator& communicator, std::vector<int> ranks, int stage,
+                  ParameterSet& parameters, const GradientReducerOptions& options = {});
+  ~GradientReducer() override;
+
+  // Lays the buckets anew, after gradients were (re)allocated, i.e. other parameters are frozen.
+  // All ranks must have the same ones. On GPUs as connect().
+  void rebuild();
+  // To be called by all ranks before gradients are accumulated for the first time after abort(); at
+  // once otherwise. On GPUs all ranks must call it at a time, and gradients are undefined after it
+  // until zeroed.
+  void connect();
+
+  // Parameters [first, first + count) will not change any more; starts buckets that are complete
+  // and moves what is in flight. Throws PeerFailure.
+  void gradients_ready(std::int64_t first, std::int64_t count) override;
+  // Moves what is in flight: MPI makes progress only while it is called.
+  void poll();
+  // Starts what has not been announced, waits for all, and sums `scalars` (loss, counts, flags)
+  // over the ranks along with it. After it all gradients are sums over the ranks. Throws
+  // PeerFailure.
+  void finish(std::span<double> scalars = {});
+  // Forgets the step: drops what is in flight. Gradients are undefined until zeroed.
+  void abort() noexcept;
+
+  std::int64_t num_buckets() const;
+  std::int64_t bytes_per_step() const;  // sent by this process in a step
+  double last_wait_seconds() const;     // what finish() waited: communication not hidden
+
+ private:
+  struct Implementation;
+  std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace chaski

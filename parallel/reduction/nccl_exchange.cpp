@@ -1,0 +1,113 @@
+// The exchange of gradients on GPUs: one all-reduce of NCCL for each tensor, as soon as it is
+// ready, beside what the device computes.
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <set>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "parallel/membership/message_tags.h"
+#include "parallel/nccl/group.h"
+#include "parallel/nccl/nccl.h"
+#include "parallel/reduction/scalar_exchange.h"
+
+namespace chaski {
+namespace {
+
+// How long an aborted round's messages are waited for; what did not end by then never will.
+constexpr std::chrono::milliseconds kDrainLimit{2000};
+
+nccl::GroupOptions group_options(std::vector<int> ranks, int stage) {
+  nccl::GroupOptions options;
+  options.ranks = std::move(ranks);
+  options.tag = reduce_scatter_tag(stage);
+  options.purpose = fmt::format("the gradients of stage {}", stage);
+  return options;
+}
+
+class NcclExchange final : public GradientExchange {
+ public:
+  NcclExchange(Communicator& communicator, const std::vector<int>& ranks, int stage, Device& device)
+      : group_(communicator, device, group_options(ranks, stage)),
+        scalars_(communicator, ranks, scalar_tag(stage)) {}
+
+  void plan(std::span<const Tensor> tensors) override {
+    tensors_.assign(tensors.begin(), tensors.end());
+    num_started_ = 0;
+    try_sizes();
+  }
+
+  void connect() override {
+    if (!group_.is_connected()) try_sizes();
+  }
+
+  void start(std::int64_t count) override {
+    if (count <= num_started_) return;
+    if (!group_.is_connected()) throw std::logic_error("gradients are sent before connect()");
+    group_.follow_device();
+    for (; num_started_ < count; ++num_started_) {
+      group_.all_reduce_sum(tensors_[static_cast<std::size_t>(num_started_)]);
+    }
+  }
+
+  bool advance() override {
+    group_.check_health();
+    return false;
+  }
+
+  void finish(std::span<double> scalars) override {
+    scalars_.start(scalars);
+    done_.record(group_.stream());
+    group_.wait(done_, [this] { return scalars_.complete(); });
+    scalars_.take_sums(scalars);
+    num_started_ = 0;
+  }
+
+  void abort() noexcept override {
+    group_.abort();
+    scalars_.drain(kDrainLimit);
+    num_started_ = 0;
+  }
+
+  // Of a ring, in which each process passes on all but its own share, once to be summed and once
+  // more as a sum.
+  std::int64_t bytes_per_round() const override {
+    std::int64_t bytes = 0;
+    for (const Tensor& tensor : tensors_) bytes += tensor.num_bytes();
+    return 2 * bytes * (group_.size() - 1) / group_.size();
+  }
+
+ private:
+  // NCCL chooses by type and size how to sum, and opens what a way of summing needs when it first
+  // takes it (NCCL_RUNTIME_CONNECT). So each size is summed once while no backward pass runs.
+  void try_sizes() {
+    if (!group_.is_connected()) tried_.clear();
+    std::vector<Tensor> trials;
+    for (const Tensor& tensor : tensors_) {
+      if (tried_.emplace(tensor.dtype(), tensor.num_elements()).second) trials.push_back(tensor);
+    }
+    if (group_.is_connected() && trials.empty()) return;
+    group_.connect([&] {
+      for (const Tensor& trial : trials) group_.all_reduce_sum(trial);
+    });
+  }
+
+  nccl::Group group_;
+  ScalarExchange scalars_;
+  nccl::Event done_;
+  std::vector<Tensor> tensors_;
+  std::set<std::pair<DType, std::int64_t>> tried_;  // since the group is connected
+  std::int64_t num_started_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<GradientExchange> create_nccl_exchange(Communicator& communicator,
+                                                       std::vector<int> ranks, int stage,
+                                                       Device& device) {
+  return std::make_unique<NcclExchange>(communicator, ranks, stage, device);
+}
+
+}  // namespace chaski

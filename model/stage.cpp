@@ -142,27 +142,27 @@ FfnActivations Stage::allocate_ffn() {
 void Stage::allocate_activations() {
   const std::int64_t tokens = options_.micro_batch * options_.sequence_length;
   const bool keeps_all = options_.training && options_.recompute != Recompute::block;
-  const std::int64_t num_slots = options_.training ? options_.micro_batches_in_flight : 1;
-  slots_.resize(num_slots);
+  const std::int64_t num_stashes = options_.training ? options_.micro_batches_in_flight : 1;
+  stashes_.resize(num_stashes);
   const BlockActivations first = allocate_block();
-  for (Slot& slot : slots_) {
+  for (Stash& stash : stashes_) {
     for (std::int64_t i = 0; i < range_.num_layers; ++i) {
-      const bool is_first = slot.blocks.empty() && &slot == &slots_.front();
-      slot.blocks.push_back(keeps_all && !is_first ? allocate_block() : first);
+      const bool is_first = stash.blocks.empty() && &stash == &stashes_.front();
+      stash.blocks.push_back(keeps_all && !is_first ? allocate_block() : first);
       if (!keeps_all && options_.training && !is_first) {
-        slot.blocks.back().input = allocate_activation({tokens, config_.hidden_size});
+        stash.blocks.back().input = allocate_activation({tokens, config_.hidden_size});
       }
     }
-    slot.positions = allocate_activation(DType::i32, {tokens});
-    slot.forward.resize(range_.num_layers);
-    slot.backward.resize(range_.num_layers);
+    stash.positions = allocate_activation(DType::i32, {tokens});
+    stash.forward.resize(range_.num_layers);
+    stash.backward.resize(range_.num_layers);
     if (!range_.has_head) {
-      slot.output = allocate_activation({tokens, config_.hidden_size});
+      stash.output = allocate_activation({tokens, config_.hidden_size});
       continue;
     }
-    slot.targets = allocate_activation(DType::i32, {tokens});
+    stash.targets = allocate_activation(DType::i32, {tokens});
     if (options_.training) {
-      slot.residual_gradient = allocate_activation({tokens, config_.hidden_size});
+      stash.residual_gradient = allocate_activation({tokens, config_.hidden_size});
     }
   }
   // Evaluation reuses the first block's buffers for every block; the residual stream is updated in
@@ -196,7 +196,7 @@ void Stage::initialize(std::uint64_t seed) {
   parameters_.refresh_compute();
 }
 
-BlockBatch Stage::block_batch(const MicroBatch& batch, const Slot& slot) const {
+BlockBatch Stage::block_batch(const MicroBatch& batch, const Stash& stash) const {
   BlockBatch result{batch.tokens.dim(0), batch.tokens.dim(1), {}};
   if (result.num_tokens() > options_.micro_batch * options_.sequence_length ||
       result.sequence_length > config_.max_position_embeddings) {
@@ -206,7 +206,7 @@ BlockBatch Stage::block_batch(const MicroBatch& batch, const Slot& slot) const {
                     result.rows, result.sequence_length, options_.micro_batch,
                     options_.sequence_length, config_.max_position_embeddings));
   }
-  if (batch.positions) result.positions = slot.positions.rows(0, result.num_tokens());
+  if (batch.positions) result.positions = stash.positions.rows(0, result.num_tokens());
   return result;
 }
 
@@ -264,13 +264,13 @@ const Tensor& Stage::head_gradient() const {
   return parameters_[head_].gradient;
 }
 
-void Stage::run_head(const MicroBatch& batch, const Tensor& middle, const Tensor& delta, Slot& slot,
-                     OpGraph& graph, float gradient_scale) {
+void Stage::run_head(const MicroBatch& batch, const Tensor& middle, const Tensor& delta,
+                     Stash& stash, OpGraph& graph, float gradient_scale) {
   const std::int64_t tokens = middle.dim(0);
-  const Tensor targets = slot.targets.rows(0, tokens);
+  const Tensor targets = stash.targets.rows(0, tokens);
   copy(batch.targets.view({tokens}), targets);
   const bool with_gradient = gradient_scale != 0.0f;
-  const Tensor dresidual = with_gradient ? slot.residual_gradient.rows(0, tokens) : Tensor();
+  const Tensor dresidual = with_gradient ? stash.residual_gradient.rows(0, tokens) : Tensor();
   OpKey key;
   key.add(tokens).add(std::bit_cast<std::int32_t>(gradient_scale)).add(targets).add(middle);
   key.add(delta).add(dresidual).add(head_gradient()).add(parameters_[final_norm_].gradient);
@@ -308,9 +308,9 @@ LossTotals Stage::take_loss_totals() {
   return loss_totals_ ? chaski::take_loss_totals(loss_totals_) : LossTotals{};
 }
 
-Tensor Stage::forward(std::int64_t slot, const MicroBatch& batch, const Tensor& input,
+Tensor Stage::forward(std::int64_t stash, const MicroBatch& batch, const Tensor& input,
                       float gradient_scale) {
-  Slot& kept = slots_[slot];
+  Stash& kept = stashes_[stash];
   const std::int64_t tokens = batch.tokens.num_elements();
   Workspace::Frame frame(device_);
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
@@ -330,20 +330,20 @@ Tensor Stage::evaluate(const MicroBatch& batch, const Tensor& input) {
   const std::int64_t tokens = batch.tokens.num_elements();
   Workspace::Frame frame(device_);
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
-  run_blocks(batch, block_batch(batch, slots_[0]), input, transient_, evaluation_, delta, false);
+  run_blocks(batch, block_batch(batch, stashes_[0]), input, transient_, evaluation_, delta, false);
   const Tensor middle = transient_.back().middle.rows(0, tokens);
   if (range_.has_head) {
-    run_head(batch, middle, delta, slots_[0], evaluation_head_, 0.0f);
+    run_head(batch, middle, delta, stashes_[0], evaluation_head_, 0.0f);
     return {};
   }
-  const Tensor output = slots_[0].output.rows(0, tokens);
+  const Tensor output = stashes_[0].output.rows(0, tokens);
   add(middle, delta, output);
   return output;
 }
 
-Tensor Stage::backward(std::int64_t slot, const MicroBatch& batch, const Tensor& output_gradient,
+Tensor Stage::backward(std::int64_t stash, const MicroBatch& batch, const Tensor& output_gradient,
                        GradientListener* listener) {
-  Slot& kept = slots_[slot];
+  Stash& kept = stashes_[stash];
   const BlockBatch arrangement = block_batch(batch, kept);
   const std::int64_t tokens = arrangement.num_tokens();
   Tensor dresidual;

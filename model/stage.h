@@ -85,11 +85,11 @@ class Stage {
   // that the values do not depend on how layers are split into stages.
   void initialize(std::uint64_t seed);
 
-  // Runs micro-batch `slot` (0 … micro_batches_in_flight - 1). `input` [T, hidden_size] is the
+  // Runs micro-batch `stash` (0 … micro_batches_in_flight - 1). `input` [T, hidden_size] is the
   // output of the stage before (ignored with an embedding; copied). Returns the output [T,
-  // hidden_size], valid until the next forward pass of that slot; empty with a head, where the loss
-  // and its gradient are computed at once: gradients are those of gradient_scale · Σ loss.
-  Tensor forward(std::int64_t slot, const MicroBatch& batch, const Tensor& input,
+  // hidden_size], valid until the next forward pass of that stash; empty with a head, where the
+  // loss and its gradient are computed at once: gradients are those of gradient_scale · Σ loss.
+  Tensor forward(std::int64_t stash, const MicroBatch& batch, const Tensor& input,
                  float gradient_scale);
   // With a head: of all forward passes and evaluations since this was last asked; zeros without.
   // Waits for the device.
@@ -103,7 +103,7 @@ class Stage {
   // returns the gradient of the input (empty with an embedding), valid until the next backward
   // pass. `listener` (may be null) is told of each finished block; give it on the last micro-batch
   // of a step only.
-  Tensor backward(std::int64_t slot, const MicroBatch& batch, const Tensor& output_gradient,
+  Tensor backward(std::int64_t stash, const MicroBatch& batch, const Tensor& output_gradient,
                   GradientListener* listener);
 
   // A forward pass that keeps nothing and touches no gradient. With a head: the losses are in
@@ -120,7 +120,7 @@ class Stage {
   const Tensor& head_weight() const;
 
  private:
-  struct Slot {
+  struct Stash {
     std::vector<BlockActivations> blocks;
     Tensor positions;              // [tokens] i32
     Tensor targets;                // with a head: [tokens] i32
@@ -138,14 +138,14 @@ class Stage {
   Tensor allocate_activation(DType type, Shape shape);
   BlockActivations allocate_block();
   FfnActivations allocate_ffn();
-  // With the positions at the slot's own place, so that each step's ops have the same operands.
-  BlockBatch block_batch(const MicroBatch& batch, const Slot& slot) const;
+  // With the positions at the stash's own place, so that each step's ops have the same operands.
+  BlockBatch block_batch(const MicroBatch& batch, const Stash& stash) const;
   // The blocks' forward pass; `delta` receives what the last one adds to its `middle`.
   void run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, const Tensor& input,
                   const std::vector<BlockActivations>& kept, std::vector<OpGraph>& graphs,
                   const Tensor& delta, bool counts_channels);
   // Final norm, head, loss and, where `gradient_scale` is not zero, their backward pass.
-  void run_head(const MicroBatch& batch, const Tensor& middle, const Tensor& delta, Slot& slot,
+  void run_head(const MicroBatch& batch, const Tensor& middle, const Tensor& delta, Stash& stash,
                 OpGraph& graph, float gradient_scale);
   void queue_head(const Tensor& targets, const Tensor& middle, const Tensor& delta,
                   const Tensor& dresidual, float gradient_scale);
@@ -163,7 +163,7 @@ class Stage {
   std::int64_t head_ = -1;  // of the embedding when tied
   Buffer rotary_;
   std::vector<Buffer> activation_buffers_;
-  std::vector<Slot> slots_;
+  std::vector<Stash> stashes_;
   std::vector<BlockActivations> transient_;  // what evaluation and recomputation share
   std::vector<OpGraph> evaluation_;          // by block
   OpGraph evaluation_head_;

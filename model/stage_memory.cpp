@@ -260,9 +260,9 @@ std::vector<FfnPart> ffn_parts(const LlamaConfig& config, const StageOptions& op
 std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const StageRange& range,
                                             const StageOptions& options) {
   const std::int64_t tokens = options.micro_batch * options.sequence_length;
-  const std::int64_t slots = options.training ? options.micro_batches_in_flight : 1;
+  const std::int64_t stashes = options.training ? options.micro_batches_in_flight : 1;
   const bool keeps_blocks = options.training && options.recompute != Recompute::block;
-  const std::int64_t blocks = slots * range.num_layers;
+  const std::int64_t blocks = stashes * range.num_layers;
   const std::int64_t whole = keeps_blocks ? blocks : 1;
   const auto computed = [&](std::int64_t count) {
     return bytes_of(types_of(options.precision).compute, count);
@@ -287,13 +287,13 @@ std::vector<PlannedMemory> plan_activations(const LlamaConfig& config, const Sta
     add("counts of selected channels",
         bytes_of(DType::i32, range.num_layers * (config.intermediate_size + 2)));
   }
-  add("positions", slots * bytes_of(DType::i32, tokens));
+  add("positions", stashes * bytes_of(DType::i32, tokens));
   if (range.has_head) {
-    add("targets", slots * bytes_of(DType::i32, tokens));
-    add("gradient of the last block", options.training ? slots * hidden : 0);
+    add("targets", stashes * bytes_of(DType::i32, tokens));
+    add("gradient of the last block", options.training ? stashes * hidden : 0);
     add("token losses and their sum", floats(tokens) + bytes_of(DType::f64, 2));
   } else {
-    add("stage output", slots * hidden);
+    add("stage output", stashes * hidden);
     add("gradient of the input", options.training ? hidden : 0);
   }
   return parts;

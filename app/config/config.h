@@ -12,7 +12,7 @@
 #include "model/llama_config.h"
 #include "model/stage.h"
 #include "optim/adamw.h"
-#include "optim/schedule.h"
+#include "optim/learning_rate.h"
 #include "parallel/pipeline/schedule.h"
 
 namespace chaski {

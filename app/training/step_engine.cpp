@@ -65,7 +65,7 @@ BatchSource StepEngine::passes_from(const BatchSource& source) const {
 
 StepOutcome StepEngine::run(std::int64_t step, const BatchSource& source, std::int64_t targets,
                             double learning_rate, bool stop_requested) {
-  transaction_->begin(step, roster_.epoch());
+  transaction_->begin(step, roster_.version());
   StepOutcome outcome;
   try {
     outcome = run_open_step(source, targets, stop_requested);

@@ -41,7 +41,7 @@ class DeviceBackend {
   virtual std::string describe() const = 0;
 };
 
-// Defined by the CUDA house where it is built, else by cuda_absent.cpp.
+// Defined by the CUDA backend where it is built, else by cuda_absent.cpp.
 std::unique_ptr<DeviceBackend> create_cuda_backend(int ordinal);
 int num_cuda_devices();
 // Why there is no such GPU to use, and a hint; for the end of a sentence. Empty where there is one.

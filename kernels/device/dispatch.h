@@ -13,7 +13,7 @@ namespace chaski {
 // The device of an op's first operand. Throws std::invalid_argument when the operand is empty.
 Device& device_of(const char* op, const Tensor& operand);
 
-// Ends an op with the CUDA house's function of the arguments where the device is a GPU. A build
+// Ends an op with the CUDA backend's function of the arguments where the device is a GPU. A build
 // without CUDA creates no such device.
 #ifdef CHASKI_CUDA
 #define CHASKI_CUDA_OP(device, call)                            \

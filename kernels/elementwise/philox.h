@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-// For kernels of the CUDA house too.
+// For kernels of the CUDA backend too.
 #ifdef __CUDACC__
 #define CHASKI_HOST_DEVICE __host__ __device__
 #else

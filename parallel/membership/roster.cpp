@@ -64,7 +64,7 @@ bool Roster::is_live(int process) const {
 int Roster::rank_of(int process) const {
   if (!is_live(process)) {
     throw std::invalid_argument(
-        fmt::format("roster: process {} is not live in epoch {}", process, epoch_));
+        fmt::format("roster: process {} is not live in version {}", process, version_));
   }
   return static_cast<int>(std::lower_bound(live_.begin(), live_.end(), process) - live_.begin());
 }
@@ -136,14 +136,14 @@ Roster Roster::with_takeover(int dead, int by) const {
   for (const int process : {dead, by}) {
     if (!is_live(process)) {
       throw std::invalid_argument(
-          fmt::format("roster: process {} is not live in epoch {}", process, epoch_));
+          fmt::format("roster: process {} is not live in version {}", process, version_));
     }
   }
   if (dead == by) {
     throw std::invalid_argument(fmt::format("roster: process {} cannot take over itself", dead));
   }
   Roster next = *this;
-  ++next.epoch_;
+  ++next.version_;
   std::replace(next.hosts_.begin(), next.hosts_.end(), dead, by);
   next.live_.erase(std::find(next.live_.begin(), next.live_.end(), dead));
   return next;

@@ -23,9 +23,9 @@ struct RowRange {
   bool operator==(const RowRange&) const = default;
 };
 
-// Which process hosts which slot, at one epoch. The layout (replicas × stages) never changes; who
-// hosts a slot may. Processes are numbered as mpirun started them and keep their number; their rank
-// in the communicator of the epoch is their position among the live ones.
+// Which process hosts which slot, at one version of the membership. The layout (replicas × stages)
+// never changes; who hosts a slot may. Processes are numbered as mpirun started them and keep their
+// number; their rank in the communicator of the version is their position among the live ones.
 class Roster {
  public:
   // One slot per process: process = stage · replicas + replica, so that the processes of a stage,
@@ -37,7 +37,7 @@ class Roster {
   int num_stages() const { return num_stages_; }
   int num_slots() const { return num_replicas_ * num_stages_; }
   // 0 at the start of a job, one more with every change of membership.
-  int epoch() const { return epoch_; }
+  int version() const { return version_; }
 
   int process_of(Slot slot) const;
   // In the order of (stage, replica). Empty for a dead process.
@@ -46,7 +46,7 @@ class Roster {
   const std::vector<int>& live_processes() const { return live_; }
   bool is_live(int process) const;
 
-  // Ranks in the communicator of this epoch. Throws std::invalid_argument for a dead process.
+  // Ranks in the communicator of this version. Throws std::invalid_argument for a dead process.
   int rank_of(int process) const;
   int rank_of(Slot slot) const { return rank_of(process_of(slot)); }
   int process_at(int rank) const;
@@ -68,7 +68,7 @@ class Roster {
   // left.
   std::int64_t num_micro_batches(std::int64_t global_batch, std::int64_t micro_batch) const;
 
-  // The next epoch's roster: `dead` has left and `by` hosts its slots beside its own.
+  // The next version's roster: `dead` has left and `by` hosts its slots beside its own.
   // Throws std::invalid_argument when one of them is not live or both are the same.
   Roster with_takeover(int dead, int by) const;
 
@@ -81,7 +81,7 @@ class Roster {
 
   int num_replicas_ = 1;
   int num_stages_ = 1;
-  int epoch_ = 0;
+  int version_ = 0;
   std::vector<int> hosts_;  // by stage · replicas + replica
   std::vector<int> live_;
 };

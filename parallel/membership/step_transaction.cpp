@@ -11,14 +11,14 @@ constexpr std::uint32_t kNonFinite = 1U << 0;
 constexpr std::uint32_t kStop = 1U << 1;
 constexpr std::uint32_t kFailed = 1U << 2;
 constexpr std::uint32_t kPeerLost = 1U << 3;
-// The rest of the flags carries a short digest of (step, epoch) and its complement: a bit that is
+// The rest of the flags carries a short digest of (step, version) and its complement: a bit that is
 // set in both after the or was set by processes that disagree.
 constexpr int kDigestBits = 13;
 constexpr int kDigestShift = 4;
 constexpr std::uint32_t kDigestMask = (1U << kDigestBits) - 1;
 
-std::uint32_t digest_of(std::int64_t step, int epoch) {
-  const auto value = static_cast<std::uint64_t>(step) * 31 + static_cast<std::uint64_t>(epoch);
+std::uint32_t digest_of(std::int64_t step, int version) {
+  const auto value = static_cast<std::uint64_t>(step) * 31 + static_cast<std::uint64_t>(version);
   return static_cast<std::uint32_t>(value) & kDigestMask;
 }
 
@@ -27,18 +27,18 @@ std::uint32_t digest_of(std::int64_t step, int epoch) {
 StepTransaction::StepTransaction(Communicator& communicator, std::function<void()> drop_work)
     : communicator_(communicator), drop_work_(std::move(drop_work)) {}
 
-void StepTransaction::begin(std::int64_t step, int epoch) {
+void StepTransaction::begin(std::int64_t step, int version) {
   if (open()) {
     throw std::logic_error(fmt::format("step {} begins while step {} is open", step, step_));
   }
   step_ = step;
-  epoch_ = epoch;
+  version_ = version;
   state_ = State::open;
 }
 
 std::uint32_t StepTransaction::vote(std::uint32_t flags) {
   state_ = State::voted;
-  const std::uint32_t digest = digest_of(step_, epoch_);
+  const std::uint32_t digest = digest_of(step_, version_);
   flags |= digest << kDigestShift;
   flags |= (~digest & kDigestMask) << (kDigestShift + kDigestBits);
   return communicator_.agree(flags);
@@ -55,8 +55,8 @@ StepVerdict StepTransaction::agree(const StepVote& vote_here) {
   const std::uint32_t set = all >> kDigestShift & kDigestMask;
   const std::uint32_t unset = all >> (kDigestShift + kDigestBits) & kDigestMask;
   if ((set & unset) != 0) {
-    throw std::logic_error(
-        fmt::format("processes vote on different steps (here step {}, epoch {})", step_, epoch_));
+    throw std::logic_error(fmt::format(
+        "processes vote on different steps (here step {}, version {})", step_, version_));
   }
   state_ = State::closed;
   StepVerdict verdict;

@@ -24,7 +24,7 @@ struct StepVerdict {
 
 // A training step is applied by all live processes or by none. Usage:
 //
-//   transaction.begin(step, roster.epoch());
+//   transaction.begin(step, roster.version());
 //   try {
 //     ... forward, backward, reduce ...
 //     verdict = transaction.agree(vote);
@@ -38,10 +38,10 @@ class StepTransaction {
   StepTransaction(Communicator& communicator, std::function<void()> drop_work);
 
   // Throws std::logic_error when a step is open.
-  void begin(std::int64_t step, int epoch);
+  void begin(std::int64_t step, int version);
   // Ends the step by a vote of all live processes. Throws PeerFailure on all of them when a process
   // died or gave up the step after a failure (then call abort), and std::logic_error when processes
-  // are at different steps or epochs.
+  // are at different steps or versions.
   StepVerdict agree(const StepVote& vote);
   // Gives up the step after a failure: ends what others wait for, calls drop_work, and votes, if
   // this process has not, so that the step fails for all. Does nothing without a step.
@@ -49,7 +49,7 @@ class StepTransaction {
 
   bool open() const { return state_ != State::closed; }
   std::int64_t step() const { return step_; }
-  int epoch() const { return epoch_; }
+  int version() const { return version_; }
 
  private:
   enum class State { closed, open, voted };
@@ -58,7 +58,7 @@ class StepTransaction {
   Communicator& communicator_;
   std::function<void()> drop_work_;
   std::int64_t step_ = -1;
-  int epoch_ = 0;
+  int version_ = 0;
   State state_ = State::closed;
 };
 

@@ -31,7 +31,7 @@ class PeerFailure : public std::runtime_error {
 // What one round of polling achieved.
 enum class Progress { none, some, done };
 
-// The processes that take part in a job, at one epoch of its Roster, and every way in which they
+// The processes that take part in a job, at one version of its Roster, and every way in which they
 // talk. Nothing blocks inside MPI: each wait is a loop that tests, sees failures (PeerFailure) and
 // calls the wait callback. Not thread-safe: one thread of a process talks to MPI.
 class Communicator {

@@ -113,7 +113,7 @@ Group::Group(Communicator& communicator, Device& device, const GroupOptions& opt
       device_(device),
       options_(options),
       position_(position_in(options.ranks, communicator.rank())),
-      meeting_(communicator, options.ranks, options.tag) {
+      rendezvous_(communicator, options.ranks, options.tag) {
   cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
 }
 
@@ -139,10 +139,10 @@ void Group::connect(const std::function<void()>& trial) {
 
 void Group::join() {
   ncclUniqueId id{};
-  static_assert(sizeof id == sizeof(Meeting::Subject));
-  const Meeting::Subject subject = meeting_.agree([] {
+  static_assert(sizeof id == sizeof(Rendezvous::Subject));
+  const Rendezvous::Subject subject = rendezvous_.agree([] {
     const ncclUniqueId made = make_id();
-    Meeting::Subject bytes{};
+    Rendezvous::Subject bytes{};
     std::memcpy(bytes.data(), &made, sizeof made);
     return bytes;
   });

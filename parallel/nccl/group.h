@@ -97,7 +97,7 @@ class Group {
   Device& device_;
   GroupOptions options_;
   int position_;  // of this process
-  Meeting meeting_;
+  Rendezvous rendezvous_;
   ncclComm_t nccl_ = nullptr;
   cudaStream_t stream_ = nullptr;
   Event device_place_;

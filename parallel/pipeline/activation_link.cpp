@@ -31,28 +31,28 @@ std::vector<Buffer> allocate(Device& device, const LinkOptions& options, int cou
 SendLink::SendLink(Communicator& communicator, Device& device, const LinkOptions& options,
                    int in_flight, int copies)
     : tag_(options.tag),
-      num_slots_(copies > 0 ? copies : in_flight),
+      num_places_(copies > 0 ? copies : in_flight),
       copies_(allocate(device, options, copies)),
       channel_(open_channel(communicator, device,
-                            {Direction::send, options.peer, options.tag, num_slots_})) {}
+                            {Direction::send, options.peer, options.tag, num_places_})) {}
 
 void SendLink::send(int micro_batch, const Tensor& tensor) {
   reclaim(micro_batch);
-  const int slot = micro_batch % num_slots_;
+  const int place = micro_batch % num_places_;
   Tensor message = tensor;
   if (!copies_.empty()) {
-    message = first_part(copies_[static_cast<std::size_t>(slot)], tensor.shape());
+    message = first_part(copies_[static_cast<std::size_t>(place)], tensor.shape());
     copy(tensor, message);
   }
-  channel_->start(slot, message);
+  channel_->start(place, message);
 }
 
 void SendLink::reclaim(int micro_batch) {
-  channel_->wait(micro_batch % num_slots_);
+  channel_->wait(micro_batch % num_places_);
 }
 
 void SendLink::finish() {
-  for (int slot = 0; slot < num_slots_; ++slot) channel_->wait(slot);
+  for (int place = 0; place < num_places_; ++place) channel_->wait(place);
 }
 
 ReceiveLink::ReceiveLink(Communicator& communicator, Device& device, const LinkOptions& options,
@@ -68,17 +68,17 @@ void ReceiveLink::begin(const std::vector<Shape>& shapes) {
 }
 
 Tensor ReceiveLink::target(int micro_batch) const {
-  return first_part(buffers_[static_cast<std::size_t>(slot_of(micro_batch))],
+  return first_part(buffers_[static_cast<std::size_t>(place_of(micro_batch))],
                     shapes_[static_cast<std::size_t>(micro_batch)]);
 }
 
 void ReceiveLink::post(int micro_batch) {
   if (micro_batch >= std::ssize(shapes_)) return;
-  channel_->start(slot_of(micro_batch), target(micro_batch));
+  channel_->start(place_of(micro_batch), target(micro_batch));
 }
 
 Tensor ReceiveLink::receive(int micro_batch) {
-  channel_->wait(slot_of(micro_batch));
+  channel_->wait(place_of(micro_batch));
   return target(micro_batch);
 }
 

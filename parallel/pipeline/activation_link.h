@@ -11,8 +11,8 @@
 
 namespace chaski {
 
-// The two ends of a stream of [T, hidden_size] tensors between two slots, one tensor per
-// micro-batch in ascending order: activations forward or gradients backward. What travels is
+// The two ends of a stream of [T, hidden_size] tensors between two slots of the roster, one tensor
+// per micro-batch in ascending order: activations forward or gradients backward. What travels is
 // decided here alone, how by the channel.
 
 struct LinkOptions {
@@ -42,7 +42,7 @@ class SendLink {
 
  private:
   int tag_;
-  int num_slots_;
+  int num_places_;
   std::vector<Buffer> copies_;
   std::unique_ptr<TensorChannel> channel_;
 };
@@ -67,7 +67,7 @@ class ReceiveLink {
 
  private:
   void post(int micro_batch);
-  int slot_of(int micro_batch) const { return micro_batch % static_cast<int>(buffers_.size()); }
+  int place_of(int micro_batch) const { return micro_batch % static_cast<int>(buffers_.size()); }
   Tensor target(int micro_batch) const;
 
   int tag_;

@@ -27,15 +27,15 @@ constexpr std::chrono::milliseconds kDrainLimit{2000};
 
 // A hosted slot with its links to the neighbour stages. Where the neighbour is hosted by the same
 // process the links are absent and the tensors are handed over here.
-struct Lane {
+struct HostedPipeline {
   HostedSlot hosted;
   int in_flight = 1;
   std::optional<ReceiveLink> activations_in;
   std::optional<SendLink> activations_out;
   std::optional<ReceiveLink> gradients_in;
   std::optional<SendLink> gradients_out;
-  Lane* previous = nullptr;  // hosted here as well
-  Lane* next = nullptr;
+  HostedPipeline* previous = nullptr;  // hosted here as well
+  HostedPipeline* next = nullptr;
   // By micro-batch modulo in_flight.
   std::vector<Tensor> inputs;
   std::vector<Tensor> outputs;
@@ -46,7 +46,7 @@ struct Lane {
   std::vector<Shape> shapes;            // of the activations, by micro-batch
 
   std::size_t index(int m) const { return static_cast<std::size_t>(m % in_flight); }
-  std::int64_t stage_slot(int m) const { return hosted.first_stage_slot + m % in_flight; }
+  std::int64_t stash(int m) const { return hosted.first_stash + m % in_flight; }
   Stage& stage() const { return *hosted.stage; }
 };
 
@@ -68,10 +68,10 @@ void check_hosted(const Roster& roster, int rank, const std::vector<HostedSlot>&
     }
     const int needed = max_in_flight(kind, h.slot.stage, roster.num_stages(), num_micro_batches);
     const std::int64_t room = h.stage->options().micro_batches_in_flight;
-    if (h.first_stage_slot + needed > room) {
-      throw std::invalid_argument(fmt::format(
-          "pipeline: {} needs stage slots {} to {}, the stage has {}", to_string(h.slot),
-          h.first_stage_slot, h.first_stage_slot + needed - 1, room));
+    if (h.first_stash + needed > room) {
+      throw std::invalid_argument(
+          fmt::format("pipeline: {} needs stashes {} to {}, the stage has {}", to_string(h.slot),
+                      h.first_stash, h.first_stash + needed - 1, room));
     }
   }
 }
@@ -86,13 +86,13 @@ struct PipelineExecutor::Implementation {
     std::sort(hosted.begin(), hosted.end(),
               [](const HostedSlot& a, const HostedSlot& b) { return a.slot < b.slot; });
     program = process_program(roster, kind, num_micro_batches, communicator.rank());
-    lanes.resize(hosted.size());
+    pipelines.resize(hosted.size());
     for (std::size_t i = 0; i < hosted.size(); ++i) {
-      lanes[i].hosted = hosted[i];
-      lanes[i].in_flight =
+      pipelines[i].hosted = hosted[i];
+      pipelines[i].in_flight =
           max_in_flight(kind, hosted[i].slot.stage, roster.num_stages(), num_micro_batches);
     }
-    for (Lane& lane : lanes) create_links(lane, roster);
+    for (HostedPipeline& pipeline : pipelines) create_links(pipeline, roster);
     connect_links();
     find_last_backward_passes();
   }
@@ -108,43 +108,44 @@ struct PipelineExecutor::Implementation {
     return wait();
   }
 
-  void create_links(Lane& lane, const Roster& roster) {
-    const auto in_flight = static_cast<std::size_t>(lane.in_flight);
-    lane.inputs.resize(in_flight);
-    lane.outputs.resize(in_flight);
-    lane.output_gradients.resize(in_flight);
-    const StageOptions& options = lane.stage().options();
+  void create_links(HostedPipeline& pipeline, const Roster& roster) {
+    const auto in_flight = static_cast<std::size_t>(pipeline.in_flight);
+    pipeline.inputs.resize(in_flight);
+    pipeline.outputs.resize(in_flight);
+    pipeline.output_gradients.resize(in_flight);
+    const StageOptions& options = pipeline.stage().options();
     LinkOptions link;
-    link.dtype = lane.stage().parameters().types().compute;
+    link.dtype = pipeline.stage().parameters().types().compute;
     link.largest = {options.micro_batch * options.sequence_length,
-                    lane.stage().config().hidden_size};
+                    pipeline.stage().config().hidden_size};
     const auto to = [&](Slot neighbour, int tag) {
       link.peer = roster.rank_of(neighbour);
       link.tag = tag;
       return link;
     };
-    Device& device = lane.stage().parameters().device();
-    const Slot slot = lane.hosted.slot;
+    Device& device = pipeline.stage().parameters().device();
+    const Slot slot = pipeline.hosted.slot;
     if (const auto previous = roster.previous_stage(slot)) {
-      lane.previous = lane_of(*previous);
-      if (lane.previous == nullptr) {
-        lane.activations_in.emplace(communicator, device,
-                                    to(*previous, activation_tag(roster, *previous)),
-                                    kMessageBuffers);
-        lane.gradients_out.emplace(communicator, device, to(*previous, gradient_tag(roster, slot)),
-                                   kMessageBuffers, kMessageBuffers);
+      pipeline.previous = pipeline_of(*previous);
+      if (pipeline.previous == nullptr) {
+        pipeline.activations_in.emplace(communicator, device,
+                                        to(*previous, activation_tag(roster, *previous)),
+                                        kMessageBuffers);
+        pipeline.gradients_out.emplace(communicator, device,
+                                       to(*previous, gradient_tag(roster, slot)), kMessageBuffers,
+                                       kMessageBuffers);
       }
     }
     if (const auto next = roster.next_stage(slot)) {
-      lane.next = lane_of(*next);
-      if (lane.next == nullptr) {
-        lane.activations_out.emplace(communicator, device, to(*next, activation_tag(roster, slot)),
-                                     lane.in_flight, 0);
-        lane.gradients_in.emplace(communicator, device, to(*next, gradient_tag(roster, *next)),
-                                  kMessageBuffers);
+      pipeline.next = pipeline_of(*next);
+      if (pipeline.next == nullptr) {
+        pipeline.activations_out.emplace(
+            communicator, device, to(*next, activation_tag(roster, slot)), pipeline.in_flight, 0);
+        pipeline.gradients_in.emplace(communicator, device, to(*next, gradient_tag(roster, *next)),
+                                      kMessageBuffers);
       } else {
-        for (int i = 0; i < lane.in_flight; ++i) {
-          lane.local_gradients.push_back(
+        for (int i = 0; i < pipeline.in_flight; ++i) {
+          pipeline.local_gradients.push_back(
               device.allocate(link.dtype, link.largest, MemoryCategory::communication));
         }
       }
@@ -157,18 +158,18 @@ struct PipelineExecutor::Implementation {
     const auto add = [&](auto& link) {
       if (link) by_tag[link->tag()] = [&link] { link->connect(); };
     };
-    for (Lane& lane : lanes) {
-      add(lane.activations_in);
-      add(lane.gradients_in);
-      add(lane.activations_out);
-      add(lane.gradients_out);
+    for (HostedPipeline& pipeline : pipelines) {
+      add(pipeline.activations_in);
+      add(pipeline.gradients_in);
+      add(pipeline.activations_out);
+      add(pipeline.gradients_out);
     }
     for (const auto& [tag, connect] : by_tag) connect();
   }
 
-  Lane* lane_of(Slot slot) {
-    for (Lane& lane : lanes) {
-      if (lane.hosted.slot == slot) return &lane;
+  HostedPipeline* pipeline_of(Slot slot) {
+    for (HostedPipeline& pipeline : pipelines) {
+      if (pipeline.hosted.slot == slot) return &pipeline;
     }
     return nullptr;
   }
@@ -179,80 +180,84 @@ struct PipelineExecutor::Implementation {
     tells_listener.assign(program.size(), false);
     for (std::size_t i = program.size(); i-- > 0;) {
       if (program[i].instruction.action != Action::backward) continue;
-      const Stage* stage = lane_of(program[i].slot)->hosted.stage;
+      const Stage* stage = pipeline_of(program[i].slot)->hosted.stage;
       if (std::find(seen.begin(), seen.end(), stage) != seen.end()) continue;
       seen.push_back(stage);
       tells_listener[i] = true;
     }
   }
 
-  void fetch(Lane& lane, const BatchSource& source, int count) {
-    lane.batches.clear();
-    lane.shapes.clear();
+  void fetch(HostedPipeline& pipeline, const BatchSource& source, int count) {
+    pipeline.batches.clear();
+    pipeline.shapes.clear();
     for (int m = 0; m < count; ++m) {
-      lane.batches.push_back(source(lane.hosted.slot.replica, m));
-      const Tensor& tokens = lane.batches.back().tokens;
-      lane.shapes.push_back({tokens.num_elements(), lane.stage().config().hidden_size});
+      pipeline.batches.push_back(source(pipeline.hosted.slot.replica, m));
+      const Tensor& tokens = pipeline.batches.back().tokens;
+      pipeline.shapes.push_back({tokens.num_elements(), pipeline.stage().config().hidden_size});
     }
   }
 
   void execute(std::size_t at, float gradient_scale) {
     const Instruction& instruction = program[at].instruction;
-    Lane& lane = *lane_of(program[at].slot);
+    HostedPipeline& pipeline = *pipeline_of(program[at].slot);
     const int m = instruction.micro_batch;
     switch (instruction.action) {
       case Action::receive_activation:
-        lane.inputs[lane.index(m)] = lane.previous != nullptr
-                                         ? lane.previous->outputs[lane.previous->index(m)]
-                                         : timed([&] { return lane.activations_in->receive(m); });
+        pipeline.inputs[pipeline.index(m)] =
+            pipeline.previous != nullptr
+                ? pipeline.previous->outputs[pipeline.previous->index(m)]
+                : timed([&] { return pipeline.activations_in->receive(m); });
         break;
       case Action::forward:
-        if (lane.activations_out) timed([&] { lane.activations_out->reclaim(m); });
-        lane.outputs[lane.index(m)] =
-            lane.stage().forward(lane.stage_slot(m), lane.batches[static_cast<std::size_t>(m)],
-                                 lane.inputs[lane.index(m)], gradient_scale);
-        if (lane.activations_in) lane.activations_in->release(m);  // the Stage keeps its own copy
+        if (pipeline.activations_out) timed([&] { pipeline.activations_out->reclaim(m); });
+        pipeline.outputs[pipeline.index(m)] = pipeline.stage().forward(
+            pipeline.stash(m), pipeline.batches[static_cast<std::size_t>(m)],
+            pipeline.inputs[pipeline.index(m)], gradient_scale);
+        if (pipeline.activations_in)
+          pipeline.activations_in->release(m);  // the Stage keeps its own copy
         break;
       case Action::send_activation:
-        if (lane.activations_out) lane.activations_out->send(m, lane.outputs[lane.index(m)]);
+        if (pipeline.activations_out)
+          pipeline.activations_out->send(m, pipeline.outputs[pipeline.index(m)]);
         break;
       case Action::receive_gradient:
-        if (lane.gradients_in) {
-          lane.output_gradients[lane.index(m)] =
-              timed([&] { return lane.gradients_in->receive(m); });
+        if (pipeline.gradients_in) {
+          pipeline.output_gradients[pipeline.index(m)] =
+              timed([&] { return pipeline.gradients_in->receive(m); });
         }
         break;
       case Action::backward:
-        lane.input_gradient =
-            lane.stage().backward(lane.stage_slot(m), lane.batches[static_cast<std::size_t>(m)],
-                                  lane.output_gradients[lane.index(m)],
-                                  tells_listener[at] ? lane.hosted.listener : nullptr);
-        if (lane.gradients_in) lane.gradients_in->release(m);
+        pipeline.input_gradient = pipeline.stage().backward(
+            pipeline.stash(m), pipeline.batches[static_cast<std::size_t>(m)],
+            pipeline.output_gradients[pipeline.index(m)],
+            tells_listener[at] ? pipeline.hosted.listener : nullptr);
+        if (pipeline.gradients_in) pipeline.gradients_in->release(m);
         break;
       case Action::send_gradient:
-        if (lane.gradients_out) {
-          timed([&] { lane.gradients_out->send(m, lane.input_gradient); });
+        if (pipeline.gradients_out) {
+          timed([&] { pipeline.gradients_out->send(m, pipeline.input_gradient); });
         } else {
-          hand_back(lane, m);
+          hand_back(pipeline, m);
         }
         break;
     }
   }
 
-  // The gradient goes to the lane of the previous stage, which may use it much later: a copy.
-  static void hand_back(const Lane& lane, int m) {
-    Lane& to = *lane.previous;
+  // The gradient goes to the pipeline of the previous stage, which may use it much later: a copy.
+  static void hand_back(const HostedPipeline& pipeline, int m) {
+    HostedPipeline& to = *pipeline.previous;
     const Buffer& buffer = to.local_gradients[to.index(m)];
     const Tensor target(buffer.tensor().device(), buffer.tensor().dtype(),
-                        lane.input_gradient.shape(), buffer.tensor().raw());
-    copy(lane.input_gradient, target);
+                        pipeline.input_gradient.shape(), buffer.tensor().raw());
+    copy(pipeline.input_gradient, target);
     to.output_gradients[to.index(m)] = target;
   }
 
-  // Adds what the lanes' stages have seen since this was last called; several slots may share one.
+  // Adds what the pipelines' stages have seen since this was last called; several slots may share
+  // one.
   void take_loss_totals() {
-    for (Lane& lane : lanes) {
-      const LossTotals totals = lane.stage().take_loss_totals();
+    for (HostedPipeline& pipeline : pipelines) {
+      const LossTotals totals = pipeline.stage().take_loss_totals();
       result.loss_sum += totals.sum;
       result.num_targets += totals.num_targets;
     }
@@ -266,15 +271,15 @@ struct PipelineExecutor::Implementation {
 
   PipelineResult run_step(const BatchSource& source, float gradient_scale) {
     begin_result();
-    for (Lane& lane : lanes) {
-      fetch(lane, source, num_micro_batches);
-      if (lane.activations_in) lane.activations_in->begin(lane.shapes);
-      if (lane.gradients_in) lane.gradients_in->begin(lane.shapes);
+    for (HostedPipeline& pipeline : pipelines) {
+      fetch(pipeline, source, num_micro_batches);
+      if (pipeline.activations_in) pipeline.activations_in->begin(pipeline.shapes);
+      if (pipeline.gradients_in) pipeline.gradients_in->begin(pipeline.shapes);
     }
     for (std::size_t i = 0; i < program.size(); ++i) execute(i, gradient_scale);
-    for (Lane& lane : lanes) {
-      if (lane.activations_out) timed([&] { lane.activations_out->finish(); });
-      if (lane.gradients_out) timed([&] { lane.gradients_out->finish(); });
+    for (HostedPipeline& pipeline : pipelines) {
+      if (pipeline.activations_out) timed([&] { pipeline.activations_out->finish(); });
+      if (pipeline.gradients_out) timed([&] { pipeline.gradients_out->finish(); });
     }
     take_loss_totals();
     return result;
@@ -282,27 +287,28 @@ struct PipelineExecutor::Implementation {
 
   PipelineResult evaluate(const BatchSource& source, int count) {
     begin_result();
-    for (Lane& lane : lanes) {
-      fetch(lane, source, count);
-      if (lane.activations_in) lane.activations_in->begin(lane.shapes);
+    for (HostedPipeline& pipeline : pipelines) {
+      fetch(pipeline, source, count);
+      if (pipeline.activations_in) pipeline.activations_in->begin(pipeline.shapes);
     }
     for (int m = 0; m < count; ++m) {
-      for (Lane& lane : lanes) evaluate(lane, m);
+      for (HostedPipeline& pipeline : pipelines) evaluate(pipeline, m);
     }
     take_loss_totals();
     return result;
   }
 
-  void evaluate(Lane& lane, int m) {
+  void evaluate(HostedPipeline& pipeline, int m) {
     Tensor input;
-    if (lane.previous != nullptr) input = lane.previous->outputs[0];
-    if (lane.activations_in) input = timed([&] { return lane.activations_in->receive(m); });
-    lane.outputs[0] = lane.stage().evaluate(lane.batches[static_cast<std::size_t>(m)], input);
-    if (lane.activations_in) lane.activations_in->release(m);
-    if (lane.activations_out) {
+    if (pipeline.previous != nullptr) input = pipeline.previous->outputs[0];
+    if (pipeline.activations_in) input = timed([&] { return pipeline.activations_in->receive(m); });
+    pipeline.outputs[0] =
+        pipeline.stage().evaluate(pipeline.batches[static_cast<std::size_t>(m)], input);
+    if (pipeline.activations_in) pipeline.activations_in->release(m);
+    if (pipeline.activations_out) {
       // The stage's output is valid until its next pass only.
-      lane.activations_out->send(m, lane.outputs[0]);
-      timed([&] { lane.activations_out->reclaim(m); });
+      pipeline.activations_out->send(m, pipeline.outputs[0]);
+      timed([&] { pipeline.activations_out->reclaim(m); });
     }
   }
 
@@ -311,18 +317,18 @@ struct PipelineExecutor::Implementation {
     const auto drain = [&limit](auto& link) {
       if (link && !link->drain(limit)) limit = std::chrono::milliseconds(0);
     };
-    for (Lane& lane : lanes) {
-      drain(lane.activations_in);
-      drain(lane.gradients_in);
-      drain(lane.activations_out);
-      drain(lane.gradients_out);
+    for (HostedPipeline& pipeline : pipelines) {
+      drain(pipeline.activations_in);
+      drain(pipeline.gradients_in);
+      drain(pipeline.activations_out);
+      drain(pipeline.gradients_out);
     }
   }
 
   Communicator& communicator;
   int num_micro_batches;
-  std::vector<Lane>
-      lanes;  // by (replica, stage): a replica's stage has its input when its turn comes
+  std::vector<HostedPipeline>
+      pipelines;  // by (replica, stage): a replica's stage has its input when its turn comes
   ProcessProgram program;
   std::vector<bool> tells_listener;  // by instruction
   PipelineResult result;

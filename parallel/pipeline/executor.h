@@ -13,11 +13,11 @@
 namespace chaski {
 
 // A slot that this process hosts and the Stage that computes it. Two slots of the same stage may
-// share one Stage (their gradients add up in it) with different first_stage_slot.
+// share one Stage (their gradients add up in it) with different first_stash.
 struct HostedSlot {
   Slot slot;
   Stage* stage = nullptr;
-  int first_stage_slot = 0;  // uses stage slots [first, first + max_in_flight)
+  int first_stash = 0;  // uses stashes [first, first + max_in_flight)
   GradientListener* listener =
       nullptr;  // told by the Stage's last backward pass of a step; may be null
 };

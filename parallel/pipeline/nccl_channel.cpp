@@ -33,7 +33,7 @@ class NcclChannel final : public TensorChannel {
       : device_(device),
         end_(end),
         group_(communicator, device, group_options(communicator.rank(), end)),
-        slots_(static_cast<std::size_t>(end.num_slots)) {}
+        transfers_(static_cast<std::size_t>(end.num_places)) {}
 
   // One number is enough: NCCL opens all that a sender and a receiver need when they first meet,
   // whatever the size.
@@ -47,8 +47,8 @@ class NcclChannel final : public TensorChannel {
     });
   }
 
-  void start(int slot, const Tensor& tensor) override {
-    Slot& s = slots_[static_cast<std::size_t>(slot)];
+  void start(int place, const Tensor& tensor) override {
+    Transfer& s = transfers_[static_cast<std::size_t>(place)];
     s.tensor = tensor;
     if (end_.direction == Direction::send) {
       group_.follow_device();
@@ -63,8 +63,8 @@ class NcclChannel final : public TensorChannel {
   // holds a part of the GPU until the sender comes, and whatever waits for the whole device
   // meanwhile (memory that is freed, a kernel's code that is loaded) waits for the sender, too; two
   // processes could wait like that for each other.
-  void wait(int slot) override {
-    Slot& s = slots_[static_cast<std::size_t>(slot)];
+  void wait(int place) override {
+    Transfer& s = transfers_[static_cast<std::size_t>(place)];
     if (s.tensor.empty()) return;
     if (end_.direction == Direction::receive) {
       s.free.hold(group_.stream());
@@ -77,21 +77,21 @@ class NcclChannel final : public TensorChannel {
 
   bool drain(std::chrono::milliseconds) noexcept override {
     const bool ended = group_.abort();
-    for (Slot& s : slots_) s.tensor = Tensor();
+    for (Transfer& s : transfers_) s.tensor = Tensor();
     return ended;
   }
 
  private:
-  struct Slot {
+  struct Transfer {
     Tensor tensor;     // empty: free
-    nccl::Event free;  // where the device was when the slot's memory was given to a receive
+    nccl::Event free;  // where the device was when its memory was given to a receive
     nccl::Event done;
   };
 
   Device& device_;
   ChannelEnd end_;
   nccl::Group group_;
-  std::vector<Slot> slots_;
+  std::vector<Transfer> transfers_;
 };
 
 }  // namespace

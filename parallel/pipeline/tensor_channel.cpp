@@ -12,17 +12,17 @@ class MessageChannel final : public TensorChannel {
   MessageChannel(Communicator& communicator, const ChannelEnd& end)
       : communicator_(communicator),
         end_(end),
-        requests_(static_cast<std::size_t>(end.num_slots)) {}
+        requests_(static_cast<std::size_t>(end.num_places)) {}
 
   void connect() override {}
 
-  void start(int slot, const Tensor& tensor) override {
-    requests_[static_cast<std::size_t>(slot)] =
+  void start(int place, const Tensor& tensor) override {
+    requests_[static_cast<std::size_t>(place)] =
         end_.direction == Direction::send ? communicator_.isend(tensor, end_.peer, end_.tag)
                                           : communicator_.irecv(tensor, end_.peer, end_.tag);
   }
 
-  void wait(int slot) override { communicator_.wait(requests_[static_cast<std::size_t>(slot)]); }
+  void wait(int place) override { communicator_.wait(requests_[static_cast<std::size_t>(place)]); }
 
   bool drain(std::chrono::milliseconds limit) noexcept override {
     return communicator_.drain(requests_, limit);

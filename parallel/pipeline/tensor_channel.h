@@ -14,14 +14,14 @@ enum class Direction { send, receive };
 // One process's end of a one-way stream of tensors to or from another process.
 struct ChannelEnd {
   Direction direction = Direction::send;
-  int peer = -1;      // rank
-  int tag = 0;        // of the messages; the same on both ends, and no other channel's
-  int num_slots = 1;  // tensors on their way at a time
+  int peer = -1;       // rank
+  int tag = 0;         // of the messages; the same on both ends, and no other channel's
+  int num_places = 1;  // tensors on their way at a time
 };
 
 // How tensors travel: over MPI from a CPU's memory, by NCCL from a GPU's. Tensors arrive in the
-// order in which they were sent; both ends must name the same type and number of elements. A slot
-// (0 … num_slots - 1) is the caller's name for a tensor on its way.
+// order in which they were sent; both ends must name the same type and number of elements. A place
+// (0 … num_places - 1) is the caller's name for a tensor on its way.
 class TensorChannel {
  public:
   virtual ~TensorChannel() = default;
@@ -29,14 +29,14 @@ class TensorChannel {
   // Joins the ends; to be called on both before the first tensor and after drain(). May wait for
   // the other end: who has several calls them in ascending order of their tags. Throws PeerFailure.
   virtual void connect() = 0;
-  // Begins to send or to receive a tensor, whose memory must be left alone until wait(slot). The
-  // slot must be free: never used, or waited for. What is queued on the device may still write what
-  // is sent, or read what was there before what is received.
-  virtual void start(int slot, const Tensor& tensor) = 0;
-  // Waits until the slot's tensor has left, or has arrived for all that is queued on the device
+  // Begins to send or to receive a tensor, whose memory must be left alone until wait(place). The
+  // place must be free: never used, or waited for. What is queued on the device may still write
+  // what is sent, or read what was there before what is received.
+  virtual void start(int place, const Tensor& tensor) = 0;
+  // Waits until the place's tensor has left, or has arrived for all that is queued on the device
   // from now on. Received tensors are waited for in the order in which they were started. At once
-  // where the slot is free. Throws PeerFailure.
-  virtual void wait(int slot) = 0;
+  // where the place is free. Throws PeerFailure.
+  virtual void wait(int place) = 0;
   // Gives up what is on its way, waiting for its end at most `limit`; true when all ended.
   virtual bool drain(std::chrono::milliseconds limit) noexcept = 0;
 };

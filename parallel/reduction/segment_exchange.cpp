@@ -87,7 +87,7 @@ std::int64_t SegmentExchange::started_segments(std::size_t position) const {
 }
 
 void SegmentExchange::poll(Channel& channel) {
-  while (channel.done < channel.started && communicator_.test(channel.slot(channel.done))) {
+  while (channel.done < channel.started && communicator_.test(channel.request(channel.done))) {
     ++channel.done;
   }
 }
@@ -103,7 +103,7 @@ void SegmentExchange::move_parts(Peer& peer) {
   while (peer.parts_in.started < std::min(started_segments(position_), num_summed_ + kWindow)) {
     const std::int64_t i = peer.parts_in.started++;
     const Tensor target = incoming(peer, i, mine[static_cast<std::size_t>(i)].count);
-    peer.parts_in.slot(i) = communicator_.irecv(target, peer.rank, reduce_scatter_tag(stage_));
+    peer.parts_in.request(i) = communicator_.irecv(target, peer.rank, reduce_scatter_tag(stage_));
   }
   poll(peer.parts_in);
   // My version of its piece, and, once that has left, the sum into the same place.
@@ -112,14 +112,14 @@ void SegmentExchange::move_parts(Peer& peer) {
   while (!peer.parts_out.full() && peer.parts_out.started < started_segments(peer.position)) {
     const std::int64_t i = peer.parts_out.started++;
     const Segment& segment = theirs[static_cast<std::size_t>(i)];
-    peer.parts_out.slot(i) =
+    peer.parts_out.request(i) =
         communicator_.isend(segment.data, segment.bytes(), peer.rank, reduce_scatter_tag(stage_));
   }
   poll(peer.sums_in);
   while (!peer.sums_in.full() && peer.sums_in.started < peer.parts_out.done) {
     const std::int64_t i = peer.sums_in.started++;
     const Segment& segment = theirs[static_cast<std::size_t>(i)];
-    peer.sums_in.slot(i) =
+    peer.sums_in.request(i) =
         communicator_.irecv(segment.data, segment.bytes(), peer.rank, all_gather_tag(stage_));
   }
   poll(peer.sums_out);
@@ -148,7 +148,7 @@ void SegmentExchange::sum_segments() {
     }
     if (!below.empty()) add(below, own, own);
     for (Peer& peer : peers_) {
-      peer.sums_out.slot(peer.sums_out.started++) =
+      peer.sums_out.request(peer.sums_out.started++) =
           communicator_.isend(segment.data, segment.bytes(), peer.rank, all_gather_tag(stage_));
     }
     ++num_summed_;

@@ -46,7 +46,7 @@ class SegmentExchange final : public GradientExchange {
     std::int64_t started = 0;
     std::int64_t done = 0;
     bool full() const { return started - done == kWindow; }
-    Request& slot(std::int64_t i) { return requests[static_cast<std::size_t>(i % kWindow)]; }
+    Request& request(std::int64_t i) { return requests[static_cast<std::size_t>(i % kWindow)]; }
   };
   struct Peer {
     int rank = -1;

@@ -196,7 +196,7 @@ def check_documents(model, batch):
 
 
 def learning_rate(options, step):
-    """Independent statement of optim/schedule.h; `step` counts from 0."""
+    """Independent statement of optim/learning_rate.h; `step` counts from 0."""
     peak, warmup, steps = options["peak"], options["warmup_steps"], options["steps"]
     floor = peak * options["min_lr_ratio"]
     if step < warmup:

@@ -1,4 +1,4 @@
-"""The benchmarks of a GPU on tiny sizes, with the CUDA house on the execution model: that they run and say what
+"""The benchmarks of a GPU on tiny sizes, with the CUDA backend on the execution model: that they run and say what
 they must. No timing is asserted.
 
 CHASKI is the program whose GPU is the model, with the sanitizers.

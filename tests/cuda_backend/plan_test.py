@@ -1,4 +1,4 @@
-"""What `chaski plan` predicts for a GPU against what training steps take, with the CUDA house on the execution
+"""What `chaski plan` predicts for a GPU against what training steps take, with the CUDA backend on the execution
 model: the same bytes in every category. And the benchmarks of a GPU, on tiny sizes: that they run and
 say what they must.
 

@@ -1,4 +1,4 @@
-"""Whole training runs with the CUDA house on the execution model, beside runs on the CPU.
+"""Whole training runs with the CUDA backend on the execution model, beside runs on the CPU.
 
 CHASKI is the program whose GPU is the model, with the sanitizers.
 """
@@ -64,7 +64,7 @@ class CudaTraining(TrainingCase):
         self.assertEqual(self.losses("halves"), self.losses("whole"))
         self.assertEqual(self.weights("halves"), self.weights("whole"))
 
-    def test_checkpoints_go_from_one_house_to_the_other(self):
+    def test_checkpoints_go_from_one_backend_to_the_other(self):
         self.train("cpu", settings=on("cpu"))
         for first, second in (("cpu", "cuda"), ("cuda", "cpu")):
             name = f"{first}-{second}"

@@ -20,7 +20,7 @@
 namespace chaski::test {
 
 // Where an op's suite runs, and the type of its activations there.
-struct House {
+struct TestBackend {
   Backend backend;
   DType activations;
 };
@@ -30,23 +30,24 @@ inline std::unique_ptr<Device> create_device(Backend backend, int num_threads) {
 }
 
 // What this machine can run.
-inline std::vector<House> houses_present() {
-  std::vector<House> houses = {{Backend::cpu, DType::f32}};
+inline std::vector<TestBackend> backends_present() {
+  std::vector<TestBackend> backends = {{Backend::cpu, DType::f32}};
   if (num_cuda_devices() > 0) {
-    houses.push_back({Backend::cuda, DType::f32});
-    houses.push_back({Backend::cuda, DType::bf16});
+    backends.push_back({Backend::cuda, DType::f32});
+    backends.push_back({Backend::cuda, DType::bf16});
   }
-  return houses;
+  return backends;
 }
 
-inline std::string house_name(const ::testing::TestParamInfo<House>& info) {
+inline std::string backend_name(const ::testing::TestParamInfo<TestBackend>& info) {
   return std::string(info.param.backend == Backend::cpu ? "cpu_" : "cuda_") +
          name_of(info.param.activations);
 }
 
 // Runs a suite derived from OpTest on every backend.
-#define CHASKI_ON_ALL_DEVICES(suite) \
-  INSTANTIATE_TEST_SUITE_P(, suite, ::testing::ValuesIn(test::houses_present()), test::house_name)
+#define CHASKI_ON_ALL_DEVICES(suite)                                               \
+  INSTANTIATE_TEST_SUITE_P(, suite, ::testing::ValuesIn(test::backends_present()), \
+                           test::backend_name)
 
 using Values = std::vector<float>;
 using Reference = std::vector<double>;
@@ -95,7 +96,7 @@ inline Reference central_differences(const std::function<double(const Reference&
   return gradient;
 }
 
-class OpTest : public ::testing::TestWithParam<House> {
+class OpTest : public ::testing::TestWithParam<TestBackend> {
  protected:
   void SetUp() override {
     try {
@@ -132,7 +133,7 @@ class OpTest : public ::testing::TestWithParam<House> {
     copy_from_host(values.data(), result);
     return result;
   }
-  // Of what the house computes with: activations, their gradients, weights that ops read.
+  // Of what the backend computes with: activations, their gradients, weights that ops read.
   Tensor activations(Shape shape, const Values& values) {
     if (!in_bf16()) return tensor(shape, values);
     const Tensor result = zeros(shape, DType::bf16);

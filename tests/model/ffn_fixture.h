@@ -80,7 +80,7 @@ class FfnTestBase : public OpTest {
                             tile);
   }
 
-  // Random weights as the house holds them, so that a reference can start from the same numbers.
+  // Random weights as the backend holds them, so that a reference can start from the same numbers.
   FfnWeights random_weights(const FfnCase& tested, unsigned seed = 1) const {
     const std::int64_t size = tested.hidden * tested.channels;
     const float limit = 1.7f / std::sqrt(static_cast<float>(tested.hidden));

@@ -159,7 +159,7 @@ TEST_P(MocStageTest, StagesInARowEqualOneStage) {
   }
 }
 
-// Each slot has its own kept channels.
+// Each stash has its own kept channels.
 TEST_P(MocStageTest, MicroBatchesInFlightEqualOneAfterTheOther) {
   constexpr std::int64_t kInFlight = 3;
   std::vector<MicroBatch> data;

@@ -49,7 +49,7 @@ LlamaConfig config_of(const StageCase& tested) {
   return config;
 }
 
-// One step of all slots, and a validation pass, on a stage by itself.
+// One step of all stashes, and a validation pass, on a stage by itself.
 void run_step(Device& device, Stage& stage, const StageCase& tested) {
   // Charged to a device of its own.
   const auto host = Device::create_cpu(device.num_threads());
@@ -62,11 +62,11 @@ void run_step(Device& device, Stage& stage, const StageCase& tested) {
     stage.evaluate(data.batch(), rows.tensor());
     return;
   }
-  for (std::int64_t slot = 0; slot < tested.in_flight; ++slot) {
-    stage.forward(slot, data.batch(), rows.tensor(), 1.0f);
+  for (std::int64_t stash = 0; stash < tested.in_flight; ++stash) {
+    stage.forward(stash, data.batch(), rows.tensor(), 1.0f);
   }
-  for (std::int64_t slot = 0; slot < tested.in_flight; ++slot) {
-    stage.backward(slot, data.batch(), rows.tensor(), nullptr);
+  for (std::int64_t stash = 0; stash < tested.in_flight; ++stash) {
+    stage.backward(stash, data.batch(), rows.tensor(), nullptr);
   }
   stage.evaluate(data.batch(), rows.tensor());
 }

@@ -77,8 +77,8 @@ class Process {
   }
 
   std::string report() const {
-    return fmt::format("ok failures={} dead={} epoch={} live={}\n", failures_, dead_,
-                       roster_.epoch(), roster_.live_processes().size());
+    return fmt::format("ok failures={} dead={} version={} live={}\n", failures_, dead_,
+                       roster_.version(), roster_.live_processes().size());
   }
 
  private:
@@ -90,7 +90,7 @@ class Process {
 
   // Whether the step was applied; false after a failure.
   bool complete(int step) {
-    transaction_->begin(step, roster_.epoch());
+    transaction_->begin(step, roster_.version());
     try {
       run_passes(step);
       fail_if(drill_, process_, failures_ == 0, step, "vote");

@@ -152,7 +152,7 @@ class Host {
       HostedSlot h;
       h.slot = slot;
       h.stage = stages_[slot.stage].get();
-      h.first_stage_slot = next[slot.stage];
+      h.first_stash = next[slot.stage];
       h.listener = listeners_[slot.stage].get();
       next[slot.stage] += max_in_flight(kind, slot.stage, roster.num_stages(), kMicroBatches);
       hosted.push_back(h);

@@ -25,7 +25,7 @@ while [ "$rank" -lt "$number" ]; do
   else
     read -r line <"$file"
     echo "process $rank: $line"
-    [ "$line" = "ok failures=1 dead=$victim epoch=1 live=$survivors" ] || result=1
+    [ "$line" = "ok failures=1 dead=$victim version=1 live=$survivors" ] || result=1
   fi
   rank=$((rank + 1))
 done

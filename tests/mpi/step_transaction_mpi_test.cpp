@@ -50,10 +50,10 @@ TEST(StepTransaction, NoticesProcessesAtDifferentSteps) {
   transaction.abort();
 
   Communicator fresh(mpi_session());
-  StepTransaction of_epoch(fresh, {});
-  of_epoch.begin(100, communicator.rank() == 0 ? 1 : 0);
-  EXPECT_THROW(of_epoch.agree({}), std::logic_error);
-  of_epoch.abort();
+  StepTransaction of_version(fresh, {});
+  of_version.begin(100, communicator.rank() == 0 ? 1 : 0);
+  EXPECT_THROW(of_version.agree({}), std::logic_error);
+  of_version.abort();
 }
 
 TEST(StepTransaction, AbortDropsTheWorkOfAnOpenStepOnly) {

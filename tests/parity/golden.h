@@ -10,7 +10,7 @@
 #include "model/parameter.h"
 #include "model/stage.h"
 #include "optim/adamw.h"
-#include "optim/schedule.h"
+#include "optim/learning_rate.h"
 
 namespace chaski {
 

@@ -83,8 +83,8 @@ TEST_P(StageParity, LossAndGradients) {
 
   const float scale = 1.0f / static_cast<float>(golden.num_targets);
   double loss = 0.0;
-  const auto forward = [&](std::int64_t i, std::int64_t slot) {
-    stage.forward(slot, batches[i].micro_batch(), {}, scale);
+  const auto forward = [&](std::int64_t i, std::int64_t stash) {
+    stage.forward(stash, batches[i].micro_batch(), {}, scale);
     loss += stage.take_loss_totals().sum;
   };
   if (way.all_forward_first) {

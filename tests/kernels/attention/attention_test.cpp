@@ -54,7 +54,7 @@ class AttentionTest : public test::OpTest {
     Tensor log_sum_exp;
   };
 
-  // Not a number wherever an op does not write, in fp32 in every house.
+  // Not a number wherever an op does not write, in fp32 in every backend.
   Tensor poisoned(Shape shape) {
     return tensor(shape, Values(static_cast<std::size_t>(shape.num_elements()),
                                 std::numeric_limits<float>::quiet_NaN()));
@@ -85,7 +85,7 @@ class AttentionTest : public test::OpTest {
     const PlainAttention::Result expected = plain.forward(test::widen(qkv));
     const Run run = forward(shape, qkv, positions);
     test::expect_close(values(run.out), expected.out, tolerance(4e-6), "out");
-    // Sums of fp32 products in every house.
+    // Sums of fp32 products in every backend.
     test::expect_close(values(run.log_sum_exp), expected.log_sum_exp, 2e-6, "log_sum_exp");
     const Values dqkv = backward(shape, run, dout);
     const Reference dqkv_expected = plain.backward(test::widen(qkv), test::widen(dout));

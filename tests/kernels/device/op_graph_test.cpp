@@ -11,8 +11,8 @@
 namespace chaski {
 namespace {
 
-using test::House;
 using test::OpTest;
+using test::TestBackend;
 using test::Values;
 
 class OpGraphTest : public OpTest {

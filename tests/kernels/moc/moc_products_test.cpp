@@ -7,8 +7,8 @@
 namespace chaski {
 namespace {
 
-using test::House;
 using test::Reference;
+using test::TestBackend;
 using test::Values;
 
 MocShape shape_of(std::int64_t size, std::int64_t keep, MocIndex index) {

@@ -10,8 +10,8 @@
 namespace chaski {
 namespace {
 
-using test::House;
 using test::Reference;
+using test::TestBackend;
 using test::Values;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();

@@ -15,7 +15,7 @@ TEST(Roster, InitialLayoutIsStageMajor) {
   EXPECT_EQ(roster.process_of({2, 0}), 2);
   EXPECT_EQ(roster.process_of({0, 1}), 3);
   EXPECT_EQ(roster.process_of({2, 1}), 5);
-  EXPECT_EQ(roster.epoch(), 0);
+  EXPECT_EQ(roster.version(), 0);
   for (int process = 0; process < 6; ++process) {
     const auto slots = roster.slots_of(process);
     ASSERT_EQ(slots.size(), 1u);
@@ -64,7 +64,7 @@ TEST(Roster, EveryRowOfTheGlobalBatchBelongsToOneMicroBatch) {
 TEST(Roster, TakeoverMovesSlotsAndRenumbersRanks) {
   const Roster before = Roster::initial(2, 2, 4);
   const Roster after = before.with_takeover(1, 0);  // both of stage 0
-  EXPECT_EQ(after.epoch(), 1);
+  EXPECT_EQ(after.version(), 1);
   EXPECT_EQ(after.slots_of(0), (std::vector<Slot>{{0, 0}, {1, 0}}));
   EXPECT_TRUE(after.slots_of(1).empty());
   EXPECT_FALSE(after.is_live(1));
@@ -82,7 +82,7 @@ TEST(Roster, TakeoverMovesSlotsAndRenumbersRanks) {
   // The one that took over dies as well: both of its slots move.
   const Roster third = after.with_takeover(0, 3);
   EXPECT_EQ(third.slots_of(3), (std::vector<Slot>{{0, 0}, {1, 0}, {1, 1}}));
-  EXPECT_EQ(third.epoch(), 2);
+  EXPECT_EQ(third.version(), 2);
   EXPECT_THROW(after.with_takeover(1, 0), std::invalid_argument);
   EXPECT_THROW(after.with_takeover(0, 1), std::invalid_argument);
   EXPECT_THROW(after.with_takeover(2, 2), std::invalid_argument);

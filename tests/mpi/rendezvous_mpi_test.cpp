@@ -46,9 +46,9 @@ class MeetingTest : public testing::Test {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
       coming.push_back(communicator_.isend(&byte, 1, 0, kComingTag));
     }
-    Meeting::Subject made{};
+    Rendezvous::Subject made{};
     made.fill(static_cast<char>(subject + communicator_.rank()));
-    const Meeting::Subject agreed = meeting_.agree([&] {
+    const Rendezvous::Subject agreed = rendezvous_.agree([&] {
       for (Request& request : coming) EXPECT_TRUE(communicator_.test(request));
       return made;
     });
@@ -56,14 +56,14 @@ class MeetingTest : public testing::Test {
     EXPECT_EQ(agreed.back(), subject);
     communicator_.wait_all(coming);
   }
-  void expect_given_up(const std::function<Meeting::Subject()>& make = {}) {
+  void expect_given_up(const std::function<Rendezvous::Subject()>& make = {}) {
     give_up_after(std::chrono::milliseconds(50));
-    EXPECT_THROW(meeting_.agree(make), std::runtime_error);
+    EXPECT_THROW(rendezvous_.agree(make), std::runtime_error);
     give_up_after(std::chrono::seconds(30));
   }
 
   Communicator communicator_{mpi_session()};
-  Meeting meeting_{communicator_, all_ranks(), kTag};
+  Rendezvous rendezvous_{communicator_, all_ranks(), kTag};
 };
 
 TEST_F(MeetingTest, AllGetWhatTheFirstOneMakes) {
@@ -85,18 +85,18 @@ TEST_F(MeetingTest, WhatWasToldTooLateIsNotHeard) {
   char byte = 0;
   if (is_first()) {
     // He tells it when the others, who have answered, have gone.
-    meeting_.agree([&] {
+    rendezvous_.agree([&] {
       for (int from = 1; from < communicator_.size(); ++from) {
         Request request = communicator_.irecv(&byte, 1, from, kGivenUpTag);
         communicator_.wait(request);
       }
-      Meeting::Subject late{};
+      Rendezvous::Subject late{};
       late.fill('?');
       return late;
     });
   } else {
     give_up_after(std::chrono::milliseconds(500));
-    EXPECT_THROW(meeting_.agree({}), std::runtime_error);
+    EXPECT_THROW(rendezvous_.agree({}), std::runtime_error);
     give_up_after(std::chrono::seconds(30));
     Request request = communicator_.isend(&byte, 1, 0, kGivenUpTag);
     communicator_.wait(request);
@@ -109,8 +109,8 @@ TEST_F(MeetingTest, GroupsWithTheSameTagDoNotHearEachOther) {
   // Each other process with the first one alone.
   for (int other = 1; other < communicator_.size(); ++other) {
     if (!is_first() && communicator_.rank() != other) continue;
-    Meeting pair(communicator_, {0, other}, kGivenUpTag);
-    Meeting::Subject subject{};
+    Rendezvous pair(communicator_, {0, other}, kGivenUpTag);
+    Rendezvous::Subject subject{};
     subject.fill(static_cast<char>('a' + other));
     EXPECT_EQ(pair.agree([&] { return subject; }), subject);
   }

@@ -184,6 +184,15 @@ void Stage::allocate_activations() {
   }
 }
 
+void Stage::set_micro_batches_in_flight(std::int64_t count) {
+  if (count == options_.micro_batches_in_flight) return;
+  options_.micro_batches_in_flight = count;
+  stashes_.clear();
+  evaluation_.clear();
+  activation_buffers_.clear();
+  allocate_activations();
+}
+
 void Stage::initialize(std::uint64_t seed) {
   for (Parameter& parameter : parameters_) {
     if (parameter.kind == ParameterKind::norm) {

@@ -78,6 +78,8 @@ class Stage {
   const LlamaConfig& config() const { return config_; }
   const StageRange& range() const { return range_; }
   const StageOptions& options() const { return options_; }
+  // Room for so many micro-batches from now on; between steps only. What was kept is lost.
+  void set_micro_batches_in_flight(std::int64_t count);
   ParameterSet& parameters() { return parameters_; }
   const ParameterSet& parameters() const { return parameters_; }
 

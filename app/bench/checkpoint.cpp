@@ -55,14 +55,14 @@ struct Measured {
 
 class CheckpointBenchmark {
  public:
-  CheckpointBenchmark(Communicator& communicator, const BenchCheckpointOptions& options)
+  CheckpointBenchmark(const Membership& membership, const BenchCheckpointOptions& options)
       : options_(options),
         directory_(options.directory),
-        device_(
-            options.training.choose_device(communicator).create(options.training.model.threads)),
-        training_(communicator, *device_, options.training),
-        weights_(training_.engine().stage().parameters()),
-        moments_(training_.engine().optimizer().state()),
+        device_(options.training.choose_device(membership.communicator())
+                    .create(options.training.model.threads)),
+        training_(membership, *device_, options.training),
+        weights_(training_.hosted().model->parameters()),
+        moments_(training_.hosted().optimizer->state()),
         bytes_(checkpoint_bytes_of(weights_, moments_)),
         source_(allocate()),
         target_(allocate()) {
@@ -75,7 +75,7 @@ class CheckpointBenchmark {
     writer_options.keep = 1;
     writer_options.copy_threads = device_->num_threads();
     CheckpointWriter writer(directory_.file("checkpoints"), writer_options);
-    training_.engine().set_before_update([&] { writer.before_update(); });
+    training_.runner().set_before_update([&] { writer.before_update(); });
     for (int i = 0; i < kWarmUpSteps; ++i) training_.step();
     for (int i = 0; i < options_.repetitions; ++i) {
       measure_plain();
@@ -117,7 +117,7 @@ class CheckpointBenchmark {
     CheckpointMetadata metadata;
     metadata.step = ++saves_;
     metadata.model = training_.model();
-    metadata.optimizer_name = training_.engine().optimizer().name();
+    metadata.optimizer_name = training_.hosted().optimizer->name();
     metadata.precision = {{"weights", "f32"}, {"moments", "f32"}};
     writer.save(metadata, weights_, moments_);
   }
@@ -132,7 +132,7 @@ class CheckpointBenchmark {
     measured_.read.push_back(timed([&] {
       const CheckpointReader reader(saved.path, Verification::sizes);
       reader.read_weights(weights_);
-      reader.read_optimizer(training_.engine().optimizer().name(), moments_);
+      reader.read_optimizer(training_.hosted().optimizer->name(), moments_);
     }));
   }
 
@@ -252,9 +252,9 @@ void register_bench_checkpoint(CLI::App& bench) {
   add_json_option(*command, options->json);
   command->callback([options] {
     require_one_process("checkpoint");
-    Communicator communicator(mpi_session());
-    check_memory_of_bench(options->training, communicator);
-    const nlohmann::json report = CheckpointBenchmark(communicator, *options).run();
+    const Membership membership = data_parallel_membership();
+    check_memory_of_bench(options->training, membership.communicator());
+    const nlohmann::json report = CheckpointBenchmark(membership, *options).run();
     options->json ? print_json(report) : print_checkpoint(report);
   });
 }

@@ -38,7 +38,8 @@ nlohmann::json memory_report(const Device& device) {
   return report;
 }
 
-nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& options) {
+nlohmann::json measure(const Membership& membership, const BenchTrainOptions& options) {
+  Communicator& communicator = membership.communicator();
   const BenchTrainingOptions& chosen = options.training;
   const DeviceChoice choice = chosen.choose_device(communicator);
   const auto device = choice.create(chosen.model.threads);
@@ -47,7 +48,7 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
                                 types_of(choice.precision).compute);
   };
   const double before = measure_ceiling();
-  BenchTraining training(communicator, *device, chosen);
+  BenchTraining training(membership, *device, chosen);
   const LlamaConfig& model = training.model();
 
   std::vector<double> seconds;
@@ -103,7 +104,7 @@ nlohmann::json measure(Communicator& communicator, const BenchTrainOptions& opti
     ProfiledSteps profiled{
         .model = model,
         .backend = choice.backend,
-        .tokens = training.engine().rows_per_pass() * chosen.sequence_length,
+        .tokens = training.rows_per_pass() * chosen.sequence_length,
         .steps = options.steps,
     };
     profiled.gemm_ceiling = ceiling;
@@ -156,10 +157,10 @@ void print_train(const nlohmann::json& report) {
 }
 
 void run_bench_train(const BenchTrainOptions& options) {
-  Communicator communicator(mpi_session());
-  check_memory_of_bench(options.training, communicator);
-  const nlohmann::json report = measure(communicator, options);
-  if (communicator.rank() != 0) return;
+  const Membership membership = data_parallel_membership();
+  check_memory_of_bench(options.training, membership.communicator());
+  const nlohmann::json report = measure(membership, options);
+  if (!membership.reports()) return;
   options.json ? print_json(report) : print_train(report);
 }
 

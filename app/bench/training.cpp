@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "app/console/option_checks.h"
+#include "app/job/mpi_session.h"
 #include "app/plan/memory_check.h"
 #include "kernels/elementwise/elementwise.h"
 
@@ -43,37 +44,46 @@ Buffer random_tokens(Device& device, const BenchTrainingOptions& options, std::i
   return buffer;
 }
 
+constexpr double kGradientClip = 1.0;
+
+HostedModel& adopted(HostedModel& model, const Membership& membership) {
+  model.adopt(membership);
+  return model;
+}
+
 }  // namespace
 
-BenchTraining::BenchTraining(Communicator& communicator, Device& device,
+Membership data_parallel_membership() {
+  MpiRuntime& runtime = mpi_session();
+  return Membership(runtime, runtime.size(), 1);
+}
+
+BenchTraining::BenchTraining(const Membership& membership, Device& device,
                              const BenchTrainingOptions& options)
-    : model_(model_of(options)),
-      moc_index_(config_of(options, communicator.size()).model.moc_index()),
-      tokens_per_step_(options.micro_batch * options.sequence_length * options.micro_batches *
-                       communicator.size()) {
-  StepEngineOptions engine_options;
-  engine_options.model = model_;
-  engine_options.num_replicas = communicator.size();
-  engine_options.micro_batches = options.micro_batches;
-  engine_options.micro_batch = options.micro_batch;
-  engine_options.sequence_length = options.sequence_length;
-  const bool on_cpu = device.backend() == Backend::cpu;
-  engine_options.tokens_per_pass = on_cpu ? options.tokens_per_pass : 0;
-  engine_options.precision = options.choose_device(communicator).precision;
-  engine_options.recompute = options.recompute;
-  engine_options.moc_index = moc_index_;
-  engine_ = std::make_unique<StepEngine>(communicator, device, engine_options);
-  engine_->stage().initialize(1);
+    : tokens_per_step_(options.micro_batch * options.sequence_length * options.micro_batches *
+                       membership.communicator().size()),
+      hosted_model_(device,
+                    hosted_model_options(config_of(options, membership.communicator().size()),
+                                         options.choose_device(membership.communicator()),
+                                         options.micro_batches)),
+      runner_(membership, adopted(hosted_model_, membership), kGradientClip) {
+  hosted_model_.initialize(1);
   std::mt19937 generator(1);
-  tokens_ = random_tokens(device, options, model_.vocab_size, generator);
-  targets_ = random_tokens(device, options, model_.vocab_size, generator);
+  const std::int64_t vocab_size = model().vocab_size;
+  tokens_ = random_tokens(device, options, vocab_size, generator);
+  targets_ = random_tokens(device, options, vocab_size, generator);
 }
 
 StepOutcome BenchTraining::step() {
   const auto source = [this](int, int) {
     return MicroBatch{tokens_.tensor(), targets_.tensor(), {}};
   };
-  return engine_->run(next_step_++, source, tokens_per_step_, 1e-4, false);
+  const StepInput input{.step = next_step_,
+                        .updates = next_step_,
+                        .targets = tokens_per_step_,
+                        .learning_rate = 1e-4};
+  ++next_step_;
+  return runner_.run(input, source);
 }
 
 DeviceChoice BenchTrainingOptions::choose_device(Communicator& communicator) const {

@@ -7,7 +7,8 @@
 
 #include "app/bench/model.h"
 #include "app/job/device_choice.h"
-#include "app/training/step_engine.h"
+#include "app/step/hosted_model.h"
+#include "app/step/step_runner.h"
 #include "kernels/device/device.h"
 #include "parallel/mpi/communicator.h"
 
@@ -38,25 +39,30 @@ void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options
 // processes take part.
 void check_memory_of_bench(const BenchTrainingOptions& options, Communicator& communicator);
 
+// Of the job's processes, a replica each.
+Membership data_parallel_membership();
+
 // Data-parallel training steps on random tokens; the same ones every step, on which the work does
 // not depend.
 class BenchTraining {
  public:
-  // The device is one of options.choose_device().
-  BenchTraining(Communicator& communicator, Device& device, const BenchTrainingOptions& options);
+  // The device is one of options.choose_device(). The membership, one stage and a replica for each
+  // process, must outlive this.
+  BenchTraining(const Membership& membership, Device& device, const BenchTrainingOptions& options);
 
-  const LlamaConfig& model() const { return model_; }
+  const LlamaConfig& model() const { return hosted_model_.options().model; }
   // How MoC's channels are kept; none: the smaller form.
-  std::optional<MocIndex> moc_index() const { return moc_index_; }
-  StepEngine& engine() { return *engine_; }
+  std::optional<MocIndex> moc_index() const { return hosted_model_.options().moc_index; }
+  HostedStage& hosted() { return *hosted_model_.stages().front(); }
+  StepRunner& runner() { return runner_; }
+  std::int64_t rows_per_pass() const { return hosted_model_.passes().rows; }
   std::int64_t tokens_per_step() const { return tokens_per_step_; }
   StepOutcome step();
 
  private:
-  LlamaConfig model_;
-  std::optional<MocIndex> moc_index_;
   std::int64_t tokens_per_step_;
-  std::unique_ptr<StepEngine> engine_;
+  HostedModel hosted_model_;
+  StepRunner runner_;
   Buffer tokens_;
   Buffer targets_;
   std::int64_t next_step_ = 0;

@@ -129,8 +129,9 @@ void run_eval(const EvalArguments& arguments) {
   PipelineExecutor executor(communicator, roster, ScheduleKind::one_f_one_b, 1,
                             {{.slot = slot, .stage = stage.get()}});
   BatchTensors tensors(*device, options.micro_batch, options.sequence_length);
-  const EvaluationSetting setting{
-      communicator, executor, roster, slot, tensors, options.micro_batch, options.sequence_length};
+  const EvaluationSetting setting{communicator,          executor,
+                                  roster.num_replicas(), {{slot.replica, &tensors}},
+                                  options.micro_batch,   options.sequence_length};
   std::optional<ProgressBar> progress;
   if (communicator.rank() == 0) {
     const EvaluationWindows all(stream, options.sequence_length, 0, 1, arguments.max_tokens);

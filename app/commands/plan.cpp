@@ -15,8 +15,8 @@
 #include "app/job/process_memory.h"
 #include "app/plan/memory_check.h"
 #include "app/plan/report.h"
-#include "app/training/batch_tensors.h"
-#include "app/training/step_engine.h"
+#include "app/step/batch_tensors.h"
+#include "app/step/step_runner.h"
 #include "data/sequence_dataset.h"
 #include "kernels/device/timer.h"
 #include "parallel/mpi/communicator.h"
@@ -90,28 +90,30 @@ void find_token_files(const TrainConfig& config, PlanningMachine& machine) {
 }
 
 // One step of a tiny model: starts the threads and loads what a training process loads.
-void warm_up(Communicator& communicator, const DeviceChoice& choice, int threads) {
+void warm_up(const Membership& membership, const DeviceChoice& choice, int threads) {
   const auto device = choice.create(threads);
-  StepEngineOptions options;
+  HostedModelOptions options;
   options.model.hidden_size = 64;
   options.model.intermediate_size = 128;
   options.model.num_layers = 1;
   options.model.num_heads = 2;
   options.model.vocab_size = 256;
   options.model.resolve();
-  options.num_replicas = communicator.size();
   options.micro_batch = 4;
   options.sequence_length = 64;
   options.precision = choice.precision;
-  StepEngine engine(communicator, *device, options);
-  engine.stage().initialize(1);
+  HostedModel model(*device, options);
+  model.adopt(membership);
+  model.initialize(1);
   BatchTensors tensors(*device, options.micro_batch, options.sequence_length);
   Batch batch;
   batch.resize(options.micro_batch, options.sequence_length);
   const MicroBatch micro_batch = tensors.upload(batch, false);
-  const std::int64_t targets = communicator.size() * options.micro_batch * options.sequence_length;
-  engine.run(
-      0, [&](int, int) { return micro_batch; }, targets, 1e-3, false);
+  const std::int64_t replicas = membership.roster().num_replicas();
+  StepRunner(membership, model, 1.0)
+      .run({.targets = replicas * options.micro_batch * options.sequence_length,
+            .learning_rate = 1e-3},
+           [&](int, int) { return micro_batch; });
 }
 
 // Null where there are no data yet.
@@ -137,7 +139,7 @@ PlannedGpu examine_gpu(const PlannedDevice& planned, const PlanArguments& argume
 // All processes of the job take part.
 PlanningMachine examine_machine(const PlanArguments& arguments, const TrainConfig& config,
                                 const PlannedDevice& planned, int num_processes,
-                                Communicator& communicator) {
+                                const Membership& membership) {
   PlanningMachine machine;
   machine.cores = Device::create_cpu()->num_threads();
   // GPUs that are elsewhere have another host.
@@ -149,7 +151,7 @@ PlanningMachine examine_machine(const PlanArguments& arguments, const TrainConfi
   const auto data = open_training_data(config);
   const TrainingPlan plan = make_plan(config, num_processes, machine);
   const bool possible = fits(plan, machine.memory) && fits_gpu(plan, machine);
-  warm_up(communicator, planned.is_here ? planned.choice : DeviceChoice{},
+  warm_up(membership, planned.is_here ? planned.choice : DeviceChoice{},
           planned_threads(config, num_processes, machine.cores));
   machine.surroundings.process_base = resident_bytes();
   if (is_given(given_rates(arguments))) {
@@ -173,14 +175,16 @@ void check_size(const TrainConfig& config, int num_processes) {
 
 void run_plan(const PlanArguments& arguments) {
   TrainConfig config = load_config(arguments.config, arguments.overrides, StepsAre::optional);
-  Communicator communicator(mpi_session());
-  const int num_processes = number_of_processes(arguments, config, communicator.size());
+  MpiRuntime& runtime = mpi_session();
+  // Of a model that is whole in each process, for the one step that this runs.
+  const Membership membership(runtime, runtime.size(), 1);
+  const int num_processes = number_of_processes(arguments, config, runtime.size());
   const PlannedDevice planned = choose_planned_device(arguments, config.device, num_processes);
   config = settle_device(config, planned.choice);
   check_size(config, num_processes);
   const PlanningMachine machine =
-      examine_machine(arguments, config, planned, num_processes, communicator);
-  if (communicator.rank() != 0) return;
+      examine_machine(arguments, config, planned, num_processes, membership);
+  if (!membership.reports()) return;
   const TrainingPlan plan = make_plan(config, num_processes, machine);
   const std::vector<WhatIf> neighbours = plan_neighbours(plan, machine);
   const std::vector<FfnChoice> ffn_choices = plan_ffn_choices(plan, machine);

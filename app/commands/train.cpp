@@ -24,7 +24,12 @@ void run_train(const TrainArguments& arguments) {
     if (launched_rank() == 0) fmt::print("{}", to_toml(config));
     return;
   }
-  TrainingRun(mpi_session(), config, arguments.options).run();
+  MpiRuntime& runtime = mpi_session();
+  const RunLayout layout = resolve_layout(config, runtime.size());
+  TrainingRun(Membership(runtime, static_cast<int>(layout.num_replicas),
+                         static_cast<int>(layout.num_stages)),
+              config, arguments.options)
+      .run();
 }
 
 }  // namespace
@@ -45,14 +50,14 @@ void register_train_command(CLI::App& app) {
   command->add_flag("--print-config", arguments->print_config,
                     "Print the whole config with all defaults and exit");
   auto* resume = command
-                     ->add_option("--resume", options.resume,
+                     ->add_option("--resume", options.checkpoint.resume,
                                   "Go on from a checkpoint: a path, or auto for the newest intact "
                                   "one of the output directory, if there is any")
                      ->expected(0, 1)
                      ->default_str("auto")
                      ->type_name("auto|PATH");
   command
-      ->add_option("--init-from", options.init_from,
+      ->add_option("--init-from", options.checkpoint.init_from,
                    "Begin a new run with the weights of this checkpoint")
       ->type_name("PATH")
       ->excludes(resume);

@@ -30,6 +30,7 @@ struct RunConfig {
   std::int64_t threads = 0;  // of this process; 0: its share of the machine's cores
   NonfinitePolicy nonfinite = NonfinitePolicy::skip;
   std::int64_t max_skipped_steps = 10;  // in a row, before a skipping run stops all the same
+  std::int64_t check_replicas = 1000;   // steps between two comparisons of replicas; 0: none
 
   bool operator==(const RunConfig&) const = default;
 };

@@ -35,6 +35,12 @@ std::vector<ConfigKey> run_keys() {
        .documentation =
            "with nonfinite = \"skip\": how many steps in a row may be skipped before the run stops",
        .range = between(1, kMaxCount)},
+      {.name = "check_replicas",
+       .field = field<&TrainConfig::run, &RunConfig::check_replicas>,
+       .documentation = "steps between two comparisons of the replicas' weights and optimizer "
+                        "states, which must have the same bits: a run in which they differ stops; "
+                        "0: none",
+       .range = between(0, 1e12)},
   };
 }
 

@@ -1,13 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 
 #include "app/console/progress_bar.h"
-#include "app/training/batch_tensors.h"
+#include "app/step/batch_tensors.h"
 #include "data/evaluation_windows.h"
 #include "data/sequence_dataset.h"
-#include "parallel/membership/roster.h"
 #include "parallel/mpi/communicator.h"
 #include "parallel/pipeline/executor.h"
 
@@ -28,9 +28,8 @@ struct EvaluationResult {
 struct EvaluationSetting {
   Communicator& communicator;
   PipelineExecutor& executor;
-  const Roster& roster;
-  Slot slot;
-  BatchTensors& tensors;
+  int num_replicas;
+  std::map<int, BatchTensors*> tensors;  // of each replica that this process hosts
   std::int64_t micro_batch;
   std::int64_t sequence_length;
 };

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,11 +16,18 @@ namespace chaski {
 // The temporary directory of a save. It is made by whoever writes a shard first.
 std::string unfinished_path(const std::string& directory, std::int64_t step);
 
+// How long the other shards are waited for.
+struct ShardPatience {
+  double timeout_seconds = 0.0;
+  const std::atomic<bool>& abandoned;  // set by another thread: not any longer
+};
+
 // Waits for the reports of the other shards' writers, leaves nothing but shards in the directory
 // and returns them in order. Throws std::runtime_error naming the shard when its writer has failed,
-// when what was written is gone, and after `timeout_seconds`.
+// when what was written is gone, and when patience ends.
 std::vector<ShardInfo> gather_shards(FileSystem& files, const std::string& unfinished,
-                                     const ShardInfo& own, int num_shards, double timeout_seconds);
+                                     const ShardInfo& own, int num_shards,
+                                     const ShardPatience& patience);
 // Tells the committing process that this shard is durable. The report itself need not be.
 void report_shard(FileSystem& files, const std::string& unfinished, const ShardInfo& info,
                   int shard, int num_shards);

@@ -67,7 +67,8 @@ struct CheckpointWriter::Implementation {
   std::unique_ptr<FrozenTensors> frozen;  // of the save in flight
   std::thread thread;
   std::atomic<bool> busy{false};
-  bool made_directory = false;  // of the save in flight
+  std::atomic<bool> abandoned{false};  // the save in flight
+  bool made_directory = false;         // of the save in flight
   std::exception_ptr error;
   std::mutex mutex;  // of the reports
   std::vector<SaveReport> reports;
@@ -88,7 +89,8 @@ struct CheckpointWriter::Implementation {
       return join_path(directory, checkpoint_name(metadata.step));
     }
     const std::vector<ShardInfo> shards =
-        gather_shards(files, unfinished, info, options.num_shards, options.shard_timeout_seconds);
+        gather_shards(files, unfinished, info, options.num_shards,
+                      {.timeout_seconds = options.shard_timeout_seconds, .abandoned = abandoned});
     return commit_checkpoint(files, directory, metadata.step, shards);
   }
 
@@ -190,6 +192,7 @@ void CheckpointWriter::save(const CheckpointMetadata& metadata, const ParameterS
   SaveReport report;
   report.step = metadata.step;
   report.wait_seconds = seconds_since(start);
+  self.abandoned = false;
   const std::vector<NamedTensor> tensors = checkpoint_tensors(weights, optimizer);
   if (!self.options.async) {
     self.run(metadata, live_records(tensors), report, start);
@@ -225,6 +228,10 @@ void CheckpointWriter::wait() {
 
 void CheckpointWriter::check() {
   if (!busy()) wait();
+}
+
+void CheckpointWriter::abandon() noexcept {
+  implementation_->abandoned = true;
 }
 
 void CheckpointWriter::clear_attempt(std::int64_t step) noexcept {

@@ -67,6 +67,9 @@ class CheckpointWriter {
   // Throws as wait() does when the last save has failed, without waiting for one in flight.
   void check();
   bool busy() const;
+  // The save in flight waits no longer for other processes' shards, one of which may be dead:
+  // unless they are all there, it fails.
+  void abandon() noexcept;
   // Before the same step is saved once more: removes what a failed attempt of any process has left.
   // By the writer of shard 0 (the others do nothing), while no process saves.
   void clear_attempt(std::int64_t step) noexcept;

@@ -191,8 +191,10 @@ struct PipelineExecutor::Implementation {
     pipeline.batches.clear();
     pipeline.shapes.clear();
     for (int m = 0; m < count; ++m) {
-      pipeline.batches.push_back(source(pipeline.hosted.slot.replica, m));
-      const Tensor& tokens = pipeline.batches.back().tokens;
+      const MicroBatch batch = source(pipeline.hosted.slot.replica, m);
+      const Tensor& tokens = batch.tokens;
+      if (tokens.empty()) return;
+      pipeline.batches.push_back(batch);
       pipeline.shapes.push_back({tokens.num_elements(), pipeline.stage().config().hidden_size});
     }
   }
@@ -299,6 +301,7 @@ struct PipelineExecutor::Implementation {
   }
 
   void evaluate(HostedPipeline& pipeline, int m) {
+    if (pipeline.batches.empty()) return;
     Tensor input;
     if (pipeline.previous != nullptr) input = pipeline.previous->outputs[0];
     if (pipeline.activations_in) input = timed([&] { return pipeline.activations_in->receive(m); });

@@ -48,7 +48,8 @@ class PipelineExecutor {
   // gradient_scale · Σ loss. Throws PeerFailure.
   PipelineResult run_step(const BatchSource& source, float gradient_scale);
 
-  // A forward pass of `num_micro_batches` micro-batches without gradients (Stage::evaluate).
+  // A forward pass of `num_micro_batches` micro-batches without gradients (Stage::evaluate), or of
+  // fewer where the source gives an empty one, on all processes of that replica.
   PipelineResult evaluate(const BatchSource& source, int num_micro_batches);
 
   // Drops what is in flight after a failed step.

@@ -5,8 +5,8 @@
 #include "app/job/mpi_session.h"
 #include "app/plan/plan.h"
 #include "app/plan/report.h"
-#include "app/training/batch_tensors.h"
-#include "app/training/step_engine.h"
+#include "app/step/batch_tensors.h"
+#include "app/step/step_runner.h"
 
 namespace chaski {
 namespace {
@@ -44,20 +44,6 @@ TrainConfig config_of(const LayoutCase& tested, std::int64_t num_replicas) {
   return config;
 }
 
-StepEngineOptions engine_options(const TrainConfig& config, const RunLayout& layout) {
-  StepEngineOptions options;
-  options.model = config.model.llama;
-  options.num_replicas = static_cast<int>(layout.num_replicas);
-  options.num_stages = static_cast<int>(layout.num_stages);
-  options.micro_batches = static_cast<int>(layout.micro_batches);
-  options.micro_batch = config.parallel.micro_batch;
-  options.sequence_length = config.data.sequence_length;
-  options.recompute = config.model.recompute;
-  options.schedule = config.parallel.schedule;
-  options.adamw = config.adamw_options();
-  return options;
-}
-
 Batch some_batch(const TrainConfig& config) {
   Batch batch;
   batch.resize(config.parallel.micro_batch, config.data.sequence_length);
@@ -69,18 +55,19 @@ Batch some_batch(const TrainConfig& config) {
 class PlanLayoutsTest : public ::testing::TestWithParam<LayoutCase> {};
 
 TEST_P(PlanLayoutsTest, DeviceMemoryIsAsPlanned) {
-  Communicator communicator(mpi_session());
-  const std::int64_t processes = communicator.size();
+  const int processes = mpi_session().size();
   if (processes % GetParam().pipeline != 0) GTEST_SKIP() << "needs another number of processes";
   const TrainConfig config = config_of(GetParam(), processes / GetParam().pipeline);
   const auto planning_device = Device::create_cpu(1);
-  const std::vector<RankMemory> planned =
-      plan_memory(*planning_device, config, communicator.size(), {});
+  const std::vector<RankMemory> planned = plan_memory(*planning_device, config, processes, {});
 
   const auto device = Device::create_cpu(1);
   const RunLayout layout = resolve_layout(config, processes);
-  StepEngine engine(communicator, *device, engine_options(config, layout));
-  engine.stage().initialize(1);
+  const Membership membership(mpi_session(), static_cast<int>(layout.num_replicas),
+                              static_cast<int>(layout.num_stages));
+  HostedModel model(*device, hosted_model_options(config, {}, layout.micro_batches));
+  model.adopt(membership);
+  model.initialize(1);
   std::vector<BatchTensors> batches;
   for (std::int64_t i = 0; i < layout.micro_batches; ++i) {
     batches.emplace_back(*device, config.parallel.micro_batch, config.data.sequence_length);
@@ -88,10 +75,11 @@ TEST_P(PlanLayoutsTest, DeviceMemoryIsAsPlanned) {
   }
   const auto source = [&](int, int index) { return batches[index].micro_batch(); };
   const std::int64_t tokens = config.parallel.global_batch * config.data.sequence_length;
-  EXPECT_TRUE(engine.run(0, source, tokens, 1e-3, false).verdict.commit);
+  StepRunner runner(membership, model, 1.0);
+  EXPECT_TRUE(runner.run({.targets = tokens, .learning_rate = 1e-3}, source).verdict.commit);
 
-  const RankMemory& own = planned[static_cast<std::size_t>(communicator.rank())];
-  EXPECT_EQ(own.slot, engine.slot());
+  const RankMemory& own = planned[static_cast<std::size_t>(membership.communicator().rank())];
+  EXPECT_EQ(own.slot, membership.roster().slots_of(membership.process()).front());
   for (int i = 0; i < kNumMemoryCategories; ++i) {
     const auto category = static_cast<MemoryCategory>(i);
     EXPECT_EQ(own.device_bytes(category), device->memory().current(category)) << name_of(category);
@@ -118,14 +106,3 @@ INSTANTIATE_TEST_SUITE_P(Layouts, PlanLayoutsTest,
 
 }  // namespace
 }  // namespace chaski
-
-// Every process runs every test; one that fails anywhere makes mpirun's exit status non-zero.
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  chaski::MpiRuntime& runtime = chaski::mpi_session();
-  const int failed = RUN_ALL_TESTS();
-  // A process that gave up a test early leaves the others waiting: end them.
-  if (failed != 0) runtime.abort(1);
-  runtime.finish(0);
-  return 0;
-}

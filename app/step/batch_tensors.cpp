@@ -1,4 +1,4 @@
-#include "app/training/batch_tensors.h"
+#include "app/step/batch_tensors.h"
 
 namespace chaski {
 

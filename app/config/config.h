@@ -11,7 +11,7 @@
 #include "kernels/device/device.h"
 #include "model/llama_config.h"
 #include "model/stage.h"
-#include "optim/adamw.h"
+#include "optim/factory.h"
 #include "optim/learning_rate.h"
 #include "parallel/pipeline/schedule.h"
 
@@ -82,6 +82,9 @@ struct DataConfig {
 
 enum class OptimizerKind { adamw };
 
+// What all kinds share. A kind's own keys are a table of their own in it, as MocTable in
+// ModelConfig, which app/config/schema.cpp says it goes with; optimizer_options() makes one of the
+// alternatives of OptimizerOptions of both.
 struct OptimizerConfig {
   OptimizerKind name = OptimizerKind::adamw;
   double lr = 1e-3;  // the schedule's peak
@@ -175,7 +178,7 @@ struct TrainConfig {
   LogConfig log;
   DeviceConfig device;
 
-  AdamWOptions adamw_options() const;
+  OptimizerOptions optimizer_options() const;
   LearningRateSchedule learning_rate_schedule() const;
   std::filesystem::path checkpoint_directory() const;  // <output>/checkpoints
   std::filesystem::path metrics_path() const;          // empty: no metrics file is wanted

@@ -52,7 +52,7 @@ class TrainingRun {
   // Refuses a run that this host has not the memory for.
   void check_memory();
   void create_model();
-  void check_saved_model(const LlamaConfig& saved) const;
+  void check_model(const LlamaConfig& saved) const;
   void load_checkpoint();
   void open_outputs();
   void print_start() const;

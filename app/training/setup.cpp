@@ -17,6 +17,7 @@
 #include "fault/checkpoint/directory.h"
 #include "fault/checkpoint/file_system.h"
 #include "fault/checkpoint/reader.h"
+#include "fault/checkpoint/saved_model.h"
 #include "kernels/attention/attention.h"
 #include "kernels/products/matmul.h"
 
@@ -190,9 +191,7 @@ void TrainingRun::create_model() {
   options.precision = device_choice_.precision;
   options.schedule = config_.parallel.schedule;
   options.reducer.bucket_bytes = static_cast<std::int64_t>(config_.parallel.bucket_mb * (1 << 20));
-  options.adamw = config_.adamw_options();
-  options.adamw.stochastic_rounding = config_.device.stochastic_rounding;
-  options.adamw.seed = static_cast<std::uint64_t>(config_.run.seed);
+  options.optimizer = config_.optimizer_options();
   options.gradient_clip = config_.optimizer.grad_clip;
   engine_ = std::make_unique<StepEngine>(communicator_, *device_, options);
 
@@ -213,28 +212,11 @@ void TrainingRun::create_model() {
   }
 }
 
-// Weights may be taken over by a model of the same shape that uses other channels of its FFN.
-void TrainingRun::check_saved_model(const LlamaConfig& saved) const {
-  const LlamaConfig& model = config_.model.llama;
-  LlamaConfig with_our_channels = saved;
-  with_our_channels.moc = model.moc;
-  if (!(with_our_channels == model)) {
-    throw std::invalid_argument(
-        fmt::format("{} is a checkpoint of another model: its shape differs from [model] of the "
-                    "config\nhint: `chaski inspect {}` shows it",
-                    checkpoint_, checkpoint_));
-  }
-  if (saved.moc == model.moc) return;
-  if (options_.init_from.empty()) {
-    throw std::invalid_argument(
-        fmt::format("{} is of a model with {}, but the config wants {}\nhint: set {} as there, or "
-                    "begin a new run with --init-from {}",
-                    checkpoint_, saved.describe_ffn(), model.describe_ffn(),
-                    saved.moc && model.moc ? "[model.moc]" : "model.ffn", checkpoint_));
-  }
-  if (is_root()) {
-    fmt::print(stderr, "chaski: warning: {} is of a model with {}; this run goes on with {}\n",
-               checkpoint_, saved.describe_ffn(), model.describe_ffn());
+void TrainingRun::check_model(const LlamaConfig& saved) const {
+  const Beginning beginning = options_.init_from.empty() ? Beginning::resume : Beginning::new_run;
+  for (const std::string& line :
+       check_saved_model(checkpoint_, saved, config_.model.llama, beginning)) {
+    if (is_root()) fmt::print(stderr, "chaski: warning: {}\n", line);
   }
 }
 
@@ -245,7 +227,7 @@ void TrainingRun::load_checkpoint() {
   }
   const CheckpointReader reader(checkpoint_, Verification::sizes);
   const CheckpointMetadata& saved = reader.metadata();
-  check_saved_model(saved.model);
+  check_model(saved.model);
   if (!saved.tokenizer_fingerprint.empty()) {
     check_tokenizer(training_data_->stream(), saved.tokenizer_fingerprint,
                     "the checkpoint " + checkpoint_);
@@ -253,9 +235,8 @@ void TrainingRun::load_checkpoint() {
   reader.read_weights(engine_->stage().parameters(),
                       layout_.num_stages == 1 ? Extent::whole_model : Extent::stage);
   if (!options_.init_from.empty()) return;
-  if (reader.has_optimizer()) {
-    reader.read_optimizer(engine_->optimizer().name(), engine_->optimizer().state());
-  }
+  if (reader.has_optimizer()) reader.read_optimizer(engine_->optimizer());
+  engine_->set_updates(saved.updates);
   first_step_ = saved.step;
   saved_step_ = saved.step;
   if (is_root() && !saved.config_toml.empty()) {
@@ -296,6 +277,7 @@ CheckpointMetadata TrainingRun::metadata(std::int64_t updates) const {
   const TokenFileHeader& header = training_data_->stream().header();
   CheckpointMetadata result;
   result.step = updates;
+  result.updates = engine_->updates();
   result.seed = static_cast<std::uint64_t>(config_.run.seed);
   result.tokens_seen = updates * tokens_per_step();
   result.config_toml = to_toml(config_, false);

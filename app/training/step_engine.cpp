@@ -39,7 +39,7 @@ StepEngine::StepEngine(Communicator& communicator, Device& device, const StepEng
   stage_ = std::make_unique<Stage>(device, options.model,
                                    stage_range(options.model, slot_.stage, options.num_stages),
                                    stage_options);
-  optimizer_ = make_adamw(device, stage_->parameters(), options.adamw);
+  optimizer_ = make_optimizer(device, stage_->parameters(), options.optimizer);
   reducer_ = std::make_unique<GradientReducer>(communicator, roster_.ranks_of_stage(slot_.stage),
                                                slot_.stage, stage_->parameters(), options.reducer);
   gate_.target = reducer_.get();
@@ -75,7 +75,7 @@ StepOutcome StepEngine::run(std::int64_t step, const BatchSource& source, std::i
   }
   if (outcome.verdict.commit) {
     before_update_();
-    optimizer_->step({.step = step + 1,
+    optimizer_->step({.updates = ++updates_,
                       .learning_rate = learning_rate,
                       .gradient_scale = clip_factor(outcome.gradient_norm, gradient_clip_)});
   }

@@ -11,7 +11,7 @@
 #include "kernels/device/device.h"
 #include "model/llama_config.h"
 #include "model/stage.h"
-#include "optim/adamw.h"
+#include "optim/factory.h"
 #include "optim/optimizer.h"
 #include "parallel/membership/roster.h"
 #include "parallel/membership/step_transaction.h"
@@ -35,7 +35,7 @@ struct StepEngineOptions {
   Precision precision = Precision::fp32;
   ScheduleKind schedule = ScheduleKind::one_f_one_b;
   GradientReducerOptions reducer;
-  AdamWOptions adamw;
+  OptimizerOptions optimizer;
   double gradient_clip = 1.0;
 };
 
@@ -59,6 +59,9 @@ class StepEngine {
   std::int64_t rows_per_pass() const { return passes_.rows; }  // of the executor's micro-batches
   const Roster& roster() const { return roster_; }
   Slot slot() const { return slot_; }
+  // Of the weights so far: one for each step that was committed. A resumed run sets them.
+  std::int64_t updates() const { return updates_; }
+  void set_updates(std::int64_t updates) { updates_ = updates; }
 
   // Called whenever the weights and the optimizer's state are about to change.
   void set_before_update(std::function<void()> callback) { before_update_ = std::move(callback); }
@@ -90,6 +93,7 @@ class StepEngine {
   Communicator& communicator_;
   Passes passes_;
   double gradient_clip_;
+  std::int64_t updates_ = 0;
   std::function<void()> before_update_ = [] {};
   Roster roster_;
   Slot slot_;

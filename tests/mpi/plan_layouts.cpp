@@ -54,7 +54,7 @@ StepEngineOptions engine_options(const TrainConfig& config, const RunLayout& lay
   options.sequence_length = config.data.sequence_length;
   options.recompute = config.model.recompute;
   options.schedule = config.parallel.schedule;
-  options.adamw = config.adamw_options();
+  options.optimizer = config.optimizer_options();
   return options;
 }
 

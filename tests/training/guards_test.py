@@ -1,5 +1,6 @@
 """What protects a run from bad numbers and bad input."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -24,6 +25,10 @@ class Guards(TrainingCase):
             self.assert_one_error(done, 1, "not finite", "rank 0", "3 steps before it were skipped")
             self.assertIn("the step is skipped", done.stdout + done.stderr)
             self.assertTrue(all(row["skipped"] for row in self.metrics(name)))
+        # None of them is an update; a checkpoint tells both numbers.
+        self.train("updates", "--max-steps", 2, settings=explosive)
+        shown = json.loads(run([CHASKI, "inspect", self.directory / "updates", "--json"]).stdout)
+        self.assertEqual((shown["step"], shown["updates"]), (2, 0))
         done = self.train("stop", settings=[*explosive, 'run.nonfinite="stop"'], check=False)
         self.assert_one_error(done, 1, "step 1 is not finite", "rank 0")
 

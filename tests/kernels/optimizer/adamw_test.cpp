@@ -233,7 +233,8 @@ TEST(AdamWOnCpus, GivesTheSameBitsOnAllInstructionSets) {
   const CpuIsa best = cpu_isa();
   if (best == CpuIsa::baseline) GTEST_SKIP() << "this processor has only one of them";
   EXPECT_TRUE(UpdatedBits(cpu_avx2::adamw_kernels) == expected);
-  if (best == CpuIsa::avx512) EXPECT_TRUE(UpdatedBits(cpu_avx512::adamw_kernels) == expected);
+  if (best == CpuIsa::avx2) return;
+  EXPECT_TRUE(UpdatedBits(cpu_avx512::adamw_kernels) == expected);
 }
 #endif
 

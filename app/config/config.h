@@ -82,9 +82,8 @@ struct DataConfig {
 
 enum class OptimizerKind { adamw };
 
-// What all kinds share. A kind's own keys are a table of their own in it, as MocTable in
-// ModelConfig, which app/config/schema.cpp says it goes with; optimizer_options() makes one of the
-// alternatives of OptimizerOptions of both.
+// What all kinds share. A kind's own keys get a table of their own here, as MocTable is in
+// ModelConfig; TrainConfig::optimizer_options() makes that kind's options of both.
 struct OptimizerConfig {
   OptimizerKind name = OptimizerKind::adamw;
   double lr = 1e-3;  // the schedule's peak

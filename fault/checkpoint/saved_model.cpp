@@ -35,6 +35,9 @@ class Comparison {
     if (!(saved.moc == wanted.moc)) {
       others.push_back({"ffn", saved.describe_ffn(), wanted.describe_ffn()});
     }
+    // A key that is new to LlamaConfig and missing above must not pass.
+    if (of_weights.empty() && others.empty() && !(saved == wanted))
+      throw std::logic_error("check_saved_model does not compare all keys of a model");
   }
 
   std::vector<Difference> of_weights;

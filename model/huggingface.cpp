@@ -196,24 +196,30 @@ std::string huggingface_generation_config(const SpecialTokens& special) {
 }
 
 std::vector<WeightShape> huggingface_weights(const LlamaConfig& config) {
+  using enum ParameterKind;
   const std::int64_t hidden = config.hidden_size;
-  std::vector<WeightShape> weights{{"model.embed_tokens.weight", {config.vocab_size, hidden}}};
+  std::vector<WeightShape> weights;
+  const auto add = [&](const std::string& name, Shape shape, ParameterKind kind,
+                       std::int64_t layer) {
+    weights.push_back({name + ".weight", shape, kind, layer});
+  };
+  add("model.embed_tokens", {config.vocab_size, hidden}, embedding, -1);
   for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const auto add = [&](const char* name, Shape shape) {
-      weights.push_back({fmt::format("model.layers.{}.{}.weight", layer, name), shape});
+    const auto add_to_block = [&](const char* name, Shape shape, ParameterKind kind) {
+      add(fmt::format("model.layers.{}.{}", layer, name), shape, kind, layer);
     };
-    add("input_layernorm", {hidden});
-    add("self_attn.q_proj", {config.query_size(), hidden});
-    add("self_attn.k_proj", {config.kv_size(), hidden});
-    add("self_attn.v_proj", {config.kv_size(), hidden});
-    add("self_attn.o_proj", {hidden, config.query_size()});
-    add("post_attention_layernorm", {hidden});
-    add("mlp.gate_proj", {config.intermediate_size, hidden});
-    add("mlp.up_proj", {config.intermediate_size, hidden});
-    add("mlp.down_proj", {hidden, config.intermediate_size});
+    add_to_block("input_layernorm", {hidden}, norm);
+    add_to_block("self_attn.q_proj", {config.query_size(), hidden}, attention);
+    add_to_block("self_attn.k_proj", {config.kv_size(), hidden}, attention);
+    add_to_block("self_attn.v_proj", {config.kv_size(), hidden}, attention);
+    add_to_block("self_attn.o_proj", {hidden, config.query_size()}, attention);
+    add_to_block("post_attention_layernorm", {hidden}, norm);
+    add_to_block("mlp.gate_proj", {config.intermediate_size, hidden}, ffn);
+    add_to_block("mlp.up_proj", {config.intermediate_size, hidden}, ffn);
+    add_to_block("mlp.down_proj", {hidden, config.intermediate_size}, ffn);
   }
-  weights.push_back({"model.norm.weight", {hidden}});
-  if (!config.tie_embeddings) weights.push_back({"lm_head.weight", {config.vocab_size, hidden}});
+  add("model.norm", {hidden}, norm, -1);
+  if (!config.tie_embeddings) add("lm_head", {config.vocab_size, hidden}, head, -1);
   return weights;
 }
 

@@ -6,6 +6,7 @@
 
 #include "kernels/device/tensor.h"
 #include "model/llama_config.h"
+#include "model/parameter.h"
 
 namespace chaski {
 
@@ -26,10 +27,12 @@ std::string huggingface_config(const LlamaConfig& config, const SpecialTokens& s
                                const std::string& dtype = "float32");
 std::string huggingface_generation_config(const SpecialTokens& special);
 
-// The names and shapes of all weights of such a model. Without lm_head.weight when tied.
+// The names, shapes and kinds of all weights of such a model. Without lm_head.weight when tied.
 struct WeightShape {
   std::string name;
   Shape shape;
+  ParameterKind kind;
+  std::int64_t layer;  // -1: not in a block
 };
 std::vector<WeightShape> huggingface_weights(const LlamaConfig& config);
 

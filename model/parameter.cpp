@@ -49,6 +49,15 @@ const char* name_of(ParameterKind kind) {
   return "unknown";
 }
 
+// FNV-1a.
+std::uint64_t random_stream_of(const std::string& parameter_name) {
+  std::uint64_t hash = 14695981039346656037ull;
+  for (const char c : parameter_name) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  }
+  return hash;
+}
+
 void ParameterSet::add(std::string name, ParameterKind kind, std::int64_t layer, Shape shape,
                        const std::string& group) {
   Parameter parameter;

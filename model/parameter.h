@@ -14,6 +14,10 @@ namespace chaski {
 enum class ParameterKind { embedding, attention, ffn, norm, head };
 const char* name_of(ParameterKind kind);
 
+// The number of a random stream of its own for each parameter, from its name: the same whatever
+// process and stage has it.
+std::uint64_t random_stream_of(const std::string& parameter_name);
+
 // A trainable tensor under its Hugging Face name, e.g. "model.layers.3.mlp.up_proj.weight".
 struct Parameter {
   std::string name;

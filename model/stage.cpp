@@ -13,17 +13,6 @@
 #include "model/stage_memory.h"
 
 namespace chaski {
-namespace {
-
-// A random stream per parameter, from its name: FNV-1a.
-std::uint64_t stream_of(const std::string& name) {
-  std::uint64_t hash = 14695981039346656037ull;
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-  return hash;
-}
-
-}  // namespace
-
 const char* name_of(Recompute recompute) {
   switch (recompute) {
     case Recompute::none:
@@ -199,7 +188,7 @@ void Stage::initialize(std::uint64_t seed) {
       fill(parameter.value, 1.0f);
     } else {
       fill_normal(parameter.value, 0.0f, static_cast<float>(config_.initializer_range), seed,
-                  stream_of(parameter.name));
+                  random_stream_of(parameter.name));
     }
   }
   parameters_.refresh_compute();

@@ -1,9 +1,14 @@
 #pragma once
 
+#include <cstdint>
+#include <memory>
+#include <span>
+
 #include "optim/optimizer.h"
 
 namespace chaski {
 
+// Ranges are those of [optimizer] (docs/config.md), which checks them.
 struct AdamWOptions {
   double beta1 = 0.9;
   double beta2 = 0.95;
@@ -13,9 +18,13 @@ struct AdamWOptions {
   std::uint64_t seed = 0;            // of that
 };
 
-// AdamW; the parameters' types say those of the moments. Throws std::invalid_argument on options
-// out of range.
+// AdamW; the parameters' types say those of the moments. State: "first_moment/<parameter>" and
+// "second_moment/<parameter>", of its shape, and "left_out/<parameter>" (i64, a scalar) where it
+// was left out of so many updates.
 std::unique_ptr<Optimizer> make_adamw(Device& device, ParameterSet& parameters,
                                       const AdamWOptions& options);
+
+// See optimizer_state_bytes().
+double adamw_state_bytes(std::span<const ParameterCount> trainable, const TensorTypes& types);
 
 }  // namespace chaski

@@ -132,7 +132,7 @@ class CheckpointBenchmark {
     measured_.read.push_back(timed([&] {
       const CheckpointReader reader(saved.path, Verification::sizes);
       reader.read_weights(weights_);
-      reader.read_optimizer(training_.hosted().optimizer->name(), moments_);
+      reader.read_optimizer(*training_.hosted().optimizer);
     }));
   }
 

@@ -89,6 +89,7 @@ Json describe_checkpoint(const std::string& path, bool verify) {
   json["path"] = checkpoint.path();
   json["verified"] = verify;
   json["step"] = metadata.step;
+  json["updates"] = metadata.updates;
   json["tokens_seen"] = metadata.tokens_seen;
   json["seed"] = metadata.seed;
   json["tensor_bytes"] = bytes;

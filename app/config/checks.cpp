@@ -194,11 +194,17 @@ std::optional<MocIndex> ModelConfig::moc_index() const {
   }
 }
 
-AdamWOptions TrainConfig::adamw_options() const {
-  return {.beta1 = optimizer.betas[0],
-          .beta2 = optimizer.betas[1],
-          .epsilon = optimizer.epsilon,
-          .weight_decay = optimizer.weight_decay};
+OptimizerOptions TrainConfig::optimizer_options() const {
+  switch (optimizer.name) {
+    case OptimizerKind::adamw:
+      return AdamWOptions{.beta1 = optimizer.betas[0],
+                          .beta2 = optimizer.betas[1],
+                          .epsilon = optimizer.epsilon,
+                          .weight_decay = optimizer.weight_decay,
+                          .stochastic_rounding = device.stochastic_rounding,
+                          .seed = static_cast<std::uint64_t>(run.seed)};
+  }
+  throw std::logic_error("an optimizer of no known kind");
 }
 
 LearningRateSchedule TrainConfig::learning_rate_schedule() const {

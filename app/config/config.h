@@ -11,7 +11,7 @@
 #include "kernels/device/device.h"
 #include "model/llama_config.h"
 #include "model/stage.h"
-#include "optim/adamw.h"
+#include "optim/factory.h"
 #include "optim/learning_rate.h"
 #include "parallel/pipeline/schedule.h"
 
@@ -83,6 +83,8 @@ struct DataConfig {
 
 enum class OptimizerKind { adamw };
 
+// What all kinds share. A kind's own keys get a table of their own here, as MocTable is in
+// ModelConfig; TrainConfig::optimizer_options() makes that kind's options of both.
 struct OptimizerConfig {
   OptimizerKind name = OptimizerKind::adamw;
   double lr = 1e-3;  // the schedule's peak
@@ -176,7 +178,7 @@ struct TrainConfig {
   LogConfig log;
   DeviceConfig device;
 
-  AdamWOptions adamw_options() const;
+  OptimizerOptions optimizer_options() const;
   LearningRateSchedule learning_rate_schedule() const;
   std::filesystem::path checkpoint_directory() const;  // <output>/checkpoints
   std::filesystem::path metrics_path() const;          // empty: no metrics file is wanted

@@ -17,6 +17,7 @@
 #include "app/config/checks.h"
 #include "app/config/schema.h"
 #include "app/config/stored_config.h"
+#include "app/config/toml.h"
 #include "app/config/value.h"
 #include "data/utf8.h"
 
@@ -224,6 +225,7 @@ class ConfigReader {
 
   void resolve(TrainConfig& config) const {
     require_shape(config);
+    for (const ConfigTable& table : config_tables()) refuse_idle_keys(config, table);
     resolve_moc(config.model);
     config.model.llama.resolve();
     if (config.model.llama.moc) config.model.moc.keep.count = config.model.llama.moc->keep;
@@ -242,7 +244,7 @@ class ConfigReader {
   }
 
   void resolve_moc(ModelConfig& model) const {
-    if (model.ffn != FeedForwardKind::moc) return refuse_moc_keys();
+    if (model.ffn != FeedForwardKind::moc) return;
     CountOrRatio& keep = model.moc.keep;
     if (keep.ratio > 0.0) keep = {.count = kept_of_ratio(model)};
     model.llama.moc = MocConfig{keep.count, model.moc.pattern, model.moc.selection};
@@ -262,16 +264,21 @@ class ConfigReader {
     return std::max<std::int64_t>(1, std::llround(ratio * static_cast<double>(channels)));
   }
 
-  // What would have no effect.
-  void refuse_moc_keys() const {
+  // A table's keys where it has no effect, unless their values are the defaults.
+  void refuse_idle_keys(const TrainConfig& config, const ConfigTable& table) const {
+    if (table.needs.key.empty()) return;
+    const ConfigKey& condition = *find_config_key(table.needs.key);
+    const std::string chosen = condition.value_text(config);
+    const std::string needed = quote_toml(table.needs.choice);
+    if (chosen == needed) return;
     for (const auto& [key, value] : given_) {
-      TrainConfig unset;
+      if (key->table != table.name) continue;
       TrainConfig set;
       assign_config_value(set, *key, *value.node, value.origin);
-      if (key->table != "model.moc" || unset == set) continue;
-      throw std::invalid_argument(
-          fmt::format("{} has no effect with model.ffn = \"swiglu\"\nhint: set model.ffn = \"moc\"",
-                      key->dotted_name()));
+      if (set == TrainConfig{}) continue;
+      throw std::invalid_argument(fmt::format("{} has no effect with {} = {}\nhint: set {} = {}",
+                                              key->dotted_name(), table.needs.key, chosen,
+                                              table.needs.key, needed));
     }
   }
 

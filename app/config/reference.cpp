@@ -8,7 +8,7 @@ namespace {
 
 constexpr const char* kIntroduction = R"(# The configuration of a run
 
-<!-- Made by `chaski config-reference`; the keys are documented in app/config_keys_*.cpp. -->
+<!-- Made by `chaski config-reference`; the keys are documented in app/config/keys_*.cpp. -->
 
 `chaski train CONFIG.toml` reads a [TOML](https://toml.io) file of tables and keys. Only what has no default must be
 there: the model's shape, the token files and the number of steps.

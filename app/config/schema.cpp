@@ -7,25 +7,40 @@
 namespace chaski {
 namespace {
 
-std::vector<ConfigKey> all_keys() {
-  std::vector<std::pair<const char*, std::vector<ConfigKey>>> tables = {
-      {"run", run_keys()},
-      {"model", model_keys()},
-      {"model.moc", moc_keys()},
-      {"data", data_keys()},
-      {"optimizer", optimizer_keys()},
-      {"schedule", schedule_keys()},
-      {"parallel", parallel_keys()},
-      {"fault", fault_keys()},
-      {"evaluation", evaluation_keys()},
-      {"checkpoint", checkpoint_keys()},
-      {"log", log_keys()},
-      {"device", device_keys()},
-  };
+struct TableOfKeys {
+  ConfigTable table;
   std::vector<ConfigKey> keys;
-  for (auto& [table, table_keys] : tables) {
-    for (ConfigKey& key : table_keys) {
-      key.table = table;
+};
+
+std::vector<TableOfKeys> all_tables() {
+  return {
+      {{"run", "The run as a whole"}, run_keys()},
+      {{"model", "The shape of the LLaMA model, in Hugging Face's terms"}, model_keys()},
+      {{"model.moc", "Mixture-of-Channels, with model.ffn = \"moc\"", {"model.ffn", "moc"}},
+       moc_keys()},
+      {{"data", "What is read"}, data_keys()},
+      {{"optimizer", "How weights are updated"}, optimizer_keys()},
+      {{"schedule", "How long, and with which learning rates"}, schedule_keys()},
+      {{"parallel", "How a step is divided among processes and in time"}, parallel_keys()},
+      {{"fault", "What happens when a process dies"}, fault_keys()},
+      {{"evaluation", "Validation during the run"}, evaluation_keys()},
+      {{"checkpoint", "When the state is saved, under <output>/checkpoints"}, checkpoint_keys()},
+      {{"log", "What is reported"}, log_keys()},
+      {{"device", "Where tensors live and in which precision"}, device_keys()},
+  };
+}
+
+std::vector<ConfigTable> tables_alone() {
+  std::vector<ConfigTable> tables;
+  for (TableOfKeys& entry : all_tables()) tables.push_back(std::move(entry.table));
+  return tables;
+}
+
+std::vector<ConfigKey> keys_of_all_tables() {
+  std::vector<ConfigKey> keys;
+  for (TableOfKeys& entry : all_tables()) {
+    for (ConfigKey& key : entry.keys) {
+      key.table = entry.table.name;
       keys.push_back(std::move(key));
     }
   }
@@ -35,25 +50,12 @@ std::vector<ConfigKey> all_keys() {
 }  // namespace
 
 const std::vector<ConfigTable>& config_tables() {
-  static const std::vector<ConfigTable> tables = {
-      {"run", "The run as a whole"},
-      {"model", "The shape of the LLaMA model, in Hugging Face's terms"},
-      {"model.moc", "Mixture-of-Channels, with model.ffn = \"moc\""},
-      {"data", "What is read"},
-      {"optimizer", "How weights are updated"},
-      {"schedule", "How long, and with which learning rates"},
-      {"parallel", "How a step is divided among processes and in time"},
-      {"fault", "What happens when a process dies"},
-      {"evaluation", "Validation during the run"},
-      {"checkpoint", "When the state is saved, under <output>/checkpoints"},
-      {"log", "What is reported"},
-      {"device", "Where tensors live and in which precision"},
-  };
+  static const std::vector<ConfigTable> tables = tables_alone();
   return tables;
 }
 
 const std::vector<ConfigKey>& config_keys() {
-  static const std::vector<ConfigKey> keys = all_keys();
+  static const std::vector<ConfigKey> keys = keys_of_all_tables();
   return keys;
 }
 

@@ -66,6 +66,11 @@ struct ConfigKey {
 struct ConfigTable {
   std::string name;
   std::string documentation;
+  // A choice without which its keys have no effect, and are refused.
+  struct Condition {
+    std::string key;  // dotted; empty: they always have
+    std::string choice;
+  } needs{};
 };
 
 // In the order in which they are printed; a table's keys stand together.

@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <fmt/core.h>
 #include <stdexcept>
+#include <vector>
 
 #include "app/console/human_format.h"
 #include "app/job/job.h"
 #include "app/job/process_memory.h"
 #include "app/plan/memory.h"
+#include "model/huggingface.h"
+#include "optim/factory.h"
 
 namespace chaski {
 namespace {
@@ -28,15 +31,31 @@ void require(double needed, const char* at_least, int processes, const MachineMe
                   format_bytes(machine.bytes), swap, hint));
 }
 
+// A stage's share of the model's parameters: all blocks have the same.
+std::vector<ParameterCount> parameters_of_stage(const LlamaConfig& model, std::int64_t num_stages) {
+  LlamaConfig of_one_block = model;
+  of_one_block.num_layers = 1;
+  std::vector<ParameterCount> parameters;
+  for (const WeightShape& weight : huggingface_weights(of_one_block)) {
+    const std::int64_t copies = weight.layer >= 0 ? model.num_layers : 1;
+    parameters.push_back(
+        {weight.kind, weight.shape, static_cast<double>(copies) / static_cast<double>(num_stages)});
+  }
+  return parameters;
+}
+
 }  // namespace
 
 double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout) {
   const LlamaConfig& model = config.model.llama;
   const auto sequence = static_cast<double>(config.data.sequence_length);
-  const double parameters =
-      static_cast<double>(model.num_parameters()) / static_cast<double>(layout.num_stages);
-  // Values, gradients and two moments.
-  const double state = 4.0 * sizeof(float) * parameters;
+  const TensorTypes types = types_of(precision_of(config));
+  const std::vector<ParameterCount> parameters = parameters_of_stage(model, layout.num_stages);
+  double state = optimizer_state_bytes(config.optimizer_options(), parameters, types);
+  for (const ParameterCount& parameter : parameters) {
+    state += static_cast<double>(size_of(types.weights) + size_of(types.gradients)) *
+             parameter.num_elements();
+  }
   // Tokens and targets.
   const double tokens = 2.0 * sizeof(std::int32_t) * static_cast<double>(layout.micro_batches) *
                         static_cast<double>(config.parallel.micro_batch) * sequence;

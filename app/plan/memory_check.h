@@ -16,7 +16,8 @@ void check_memory_of_run(const TrainConfig& config, Communicator& communicator, 
                          const std::string& hint, const MachineMemory& machine = machine_memory());
 
 // What a process of the run holds at the very least, counted so that no config overflows it: its
-// share of the weights, gradients and moments, the step's tokens, one row of activations a token.
+// share of the weights, gradients and optimizer's state, the step's tokens, one row of activations
+// a token.
 double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout);
 
 }  // namespace chaski

@@ -21,9 +21,7 @@ HostedModelOptions hosted_model_options(const TrainConfig& config, const DeviceC
   options.precision = choice.precision;
   options.schedule = config.parallel.schedule;
   options.reducer.bucket_bytes = static_cast<std::int64_t>(config.parallel.bucket_mb * (1 << 20));
-  options.optimizer = config.adamw_options();
-  options.optimizer.stochastic_rounding = config.device.stochastic_rounding;
-  options.optimizer.seed = static_cast<std::uint64_t>(config.run.seed);
+  options.optimizer = config.optimizer_options();
   return options;
 }
 
@@ -90,7 +88,7 @@ HostedStage& HostedModel::host(int stage, const std::vector<int>& replicas, int 
     hosted->stage = stage;
     hosted->model = std::make_unique<Stage>(
         device_, options_.model, stage_range(options_.model, stage, num_stages), options);
-    hosted->optimizer = make_adamw(device_, hosted->model->parameters(), options_.optimizer);
+    hosted->optimizer = make_optimizer(device_, hosted->model->parameters(), options_.optimizer);
     place = stages_.insert(place, std::move(hosted));
   }
   (*place)->replicas = replicas;

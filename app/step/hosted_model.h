@@ -11,7 +11,7 @@
 #include "kernels/device/device.h"
 #include "model/llama_config.h"
 #include "model/stage.h"
-#include "optim/adamw.h"
+#include "optim/factory.h"
 #include "optim/optimizer.h"
 #include "parallel/pipeline/executor.h"
 #include "parallel/pipeline/schedule.h"
@@ -30,7 +30,7 @@ struct HostedModelOptions {
   Precision precision = Precision::fp32;
   ScheduleKind schedule = ScheduleKind::one_f_one_b;
   GradientReducerOptions reducer;
-  AdamWOptions optimizer;
+  OptimizerOptions optimizer;
 };
 
 // Of a run with this config and device, each replica of which has so many micro-batches in a step.

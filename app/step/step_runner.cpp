@@ -105,10 +105,9 @@ double StepRunner::own_sum_of_squares() const {
 
 void StepRunner::update(const StepInput& input, double gradient_norm) {
   before_update_();
-  OptimizerStep step{};
-  step.step = input.updates + 1;
-  step.learning_rate = input.learning_rate;
-  step.gradient_scale = clip_factor(gradient_norm, gradient_clip_);
+  const OptimizerStep step{.updates = input.updates + 1,
+                           .learning_rate = input.learning_rate,
+                           .gradient_scale = clip_factor(gradient_norm, gradient_clip_)};
   for (const auto& stage : model_.stages()) stage->optimizer->step(step);
 }
 

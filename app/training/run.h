@@ -82,7 +82,7 @@ class TrainingRun {
   // Makes all parts that follow from the roster.
   void follow_membership();
   void load_checkpoint();
-  void check_saved_model(const LlamaConfig& saved) const;
+  void check_model(const LlamaConfig& saved) const;
   void print_start() const;
 
   // Does something in which processes talk to each other. When one of them has died, nobody waits

@@ -14,6 +14,7 @@
 #include "app/training/start_report.h"
 #include "app/version.h"
 #include "fault/checkpoint/reader.h"
+#include "fault/checkpoint/saved_model.h"
 #include "kernels/products/matmul.h"
 
 namespace chaski {
@@ -101,28 +102,12 @@ void TrainingRun::follow_membership() {
   checkpoints_->adopt(membership_, *model_);
 }
 
-// Weights may be taken over by a model of the same shape that uses other channels of its FFN.
-void TrainingRun::check_saved_model(const LlamaConfig& saved) const {
-  const LlamaConfig& model = config_.model.llama;
-  LlamaConfig with_our_channels = saved;
-  with_our_channels.moc = model.moc;
-  if (!(with_our_channels == model)) {
-    throw std::invalid_argument(
-        fmt::format("{} is a checkpoint of another model: its shape differs from [model] of the "
-                    "config\nhint: `chaski inspect {}` shows it",
-                    checkpoint_, checkpoint_));
-  }
-  if (saved.moc == model.moc) return;
-  if (options_.checkpoint.init_from.empty()) {
-    throw std::invalid_argument(
-        fmt::format("{} is of a model with {}, but the config wants {}\nhint: set {} as there, or "
-                    "begin a new run with --init-from {}",
-                    checkpoint_, saved.describe_ffn(), model.describe_ffn(),
-                    saved.moc && model.moc ? "[model.moc]" : "model.ffn", checkpoint_));
-  }
-  if (membership_.reports()) {
-    fmt::print(stderr, "chaski: warning: {} is of a model with {}; this run goes on with {}\n",
-               checkpoint_, saved.describe_ffn(), model.describe_ffn());
+void TrainingRun::check_model(const LlamaConfig& saved) const {
+  const bool goes_on = options_.checkpoint.init_from.empty();
+  for (const std::string& line :
+       check_saved_model(checkpoint_, saved, config_.model.llama,
+                         goes_on ? Beginning::resume : Beginning::new_run)) {
+    if (membership_.reports()) fmt::print(stderr, "chaski: warning: {}\n", line);
   }
 }
 
@@ -133,7 +118,7 @@ void TrainingRun::load_checkpoint() {
   }
   const CheckpointReader reader(checkpoint_, Verification::sizes);
   const CheckpointMetadata& saved = reader.metadata();
-  check_saved_model(saved.model);
+  check_model(saved.model);
   if (!saved.tokenizer_fingerprint.empty()) {
     data_.check_tokenizer(saved.tokenizer_fingerprint, "the checkpoint " + checkpoint_);
   }
@@ -141,12 +126,10 @@ void TrainingRun::load_checkpoint() {
   const bool goes_on = options_.checkpoint.init_from.empty();
   for (const auto& stage : model_->stages()) {
     reader.read_weights(stage->model->parameters(), is_whole ? Extent::whole_model : Extent::stage);
-    if (goes_on && reader.has_optimizer()) {
-      reader.read_optimizer(stage->optimizer->name(), stage->optimizer->state());
-    }
+    if (goes_on && reader.has_optimizer()) reader.read_optimizer(*stage->optimizer);
   }
   if (!goes_on) return;
-  progress_ = {.steps = saved.step, .updates = saved.step};
+  progress_ = {.steps = saved.step, .updates = saved.updates};
   saved_step_ = saved.step;
   if (!membership_.reports() || saved.config_toml.empty()) return;
   const std::string changed = changes_of_course(saved.config_toml, checkpoint_, config_);
@@ -160,6 +143,7 @@ CheckpointMetadata TrainingRun::metadata() const {
   const TokenFileHeader& header = data_.stream().header();
   CheckpointMetadata result;
   result.step = progress_.steps;
+  result.updates = progress_.updates;
   result.seed = static_cast<std::uint64_t>(config_.run.seed);
   result.tokens_seen = progress_.steps * tokens_per_step();
   result.config_toml = to_toml(config_, false);

@@ -25,14 +25,21 @@ std::int64_t aligned(std::int64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// Null where the tensors lie in host memory. All lie on the same device.
+bool is_in_host_memory(const Tensor& tensor) {
+  return tensor.device().backend() == Backend::cpu;
+}
+
+// Null where all tensors lie in host memory. Those that do not lie on the same device.
 std::unique_ptr<HostReader> reader_of(const std::vector<NamedTensor>& tensors) {
-  for (const NamedTensor& tensor : tensors) {
-    if (tensor.tensor.empty()) continue;
-    Device& device = tensor.tensor.device();
-    return device.backend() == Backend::cpu ? nullptr : create_host_reader(device);
+  for (const NamedTensor& named : tensors) {
+    const Tensor& tensor = named.tensor;
+    if (!is_in_host_memory(tensor)) return create_host_reader(tensor.device());
   }
   return nullptr;
+}
+
+const char* bytes_of(const Tensor& tensor) {
+  return static_cast<const char*>(tensor.raw());
 }
 
 struct Piece {
@@ -75,12 +82,12 @@ void copy_pieces(const std::vector<Piece>& pieces, int num_threads) {
 }  // namespace
 
 std::vector<NamedTensor> checkpoint_tensors(const ParameterSet& weights,
-                                            const std::vector<NamedTensor>& optimizer) {
+                                            const std::vector<NamedTensor>& optimizer, int shard) {
   std::vector<NamedTensor> tensors;
   for (const Parameter& parameter : weights)
     tensors.push_back({"weights/" + parameter.name, parameter.value});
   for (const NamedTensor& state : optimizer)
-    tensors.push_back({"optimizer/" + state.name, state.tensor});
+    if (shard == 0 || !state.of_model) tensors.push_back({"optimizer/" + state.name, state.tensor});
   return tensors;
 }
 
@@ -101,24 +108,24 @@ std::vector<TensorRecord> FrozenTensors::records() {
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const Tensor& tensor = tensors_[i].tensor;
     records.push_back({tensors_[i].name, tensor.dtype(), tensor.shape(),
-                       [this, begin = begin_[i], live = static_cast<const char*>(tensor.raw())](
-                           std::int64_t offset, std::int64_t bytes) {
-                         return read(begin + offset, live + offset, bytes);
+                       [this, begin = begin_[i], tensor](std::int64_t offset, std::int64_t bytes) {
+                         return read(begin + offset, tensor, offset, bytes);
                        }});
   }
   return records;
 }
 
-const void* FrozenTensors::read(std::int64_t begin, const char* live, std::int64_t bytes) {
+const void* FrozenTensors::read(std::int64_t begin, const Tensor& live, std::int64_t offset,
+                                std::int64_t bytes) {
   const std::lock_guard lock(mutex_);
   if (begin < position_) throw std::logic_error("a frozen tensor was read twice");
   if (kept_ != nullptr) return kept_ + (begin - kept_begin_);
   // A copy, which the caller may write to a disk for as long as that takes.
   piece_.resize(static_cast<std::size_t>(bytes));
-  if (reader_) {
-    reader_->read(piece_.data(), live, bytes);
+  if (is_in_host_memory(live)) {
+    std::memcpy(piece_.data(), bytes_of(live) + offset, piece_.size());
   } else {
-    std::memcpy(piece_.data(), live, piece_.size());
+    reader_->read(piece_.data(), bytes_of(live) + offset, bytes);
   }
   position_ = begin + bytes;
   return piece_.data();
@@ -143,18 +150,19 @@ bool FrozenTensors::keep(int num_threads) {
 
 // Everything from kept_begin_ on.
 void FrozenTensors::copy_to(char* kept, int num_threads) const {
-  std::vector<Piece> pieces;
+  std::vector<Piece> in_host_memory;
+  std::vector<Piece> on_device;
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const Tensor& tensor = tensors_[i].tensor;
-    const auto* from = static_cast<const char*>(tensor.raw());
+    std::vector<Piece>& pieces = is_in_host_memory(tensor) ? in_host_memory : on_device;
     const std::int64_t first = std::max<std::int64_t>(0, kept_begin_ - begin_[i]);
     for (std::int64_t at = first; at < tensor.num_bytes(); at += kCopyPieceBytes)
       pieces.push_back(
-          {from + at, kept + (begin_[i] + at - kept_begin_),
+          {bytes_of(tensor) + at, kept + (begin_[i] + at - kept_begin_),
            static_cast<std::size_t>(std::min(kCopyPieceBytes, tensor.num_bytes() - at))});
   }
-  if (!reader_) return copy_pieces(pieces, num_threads);
-  for (const Piece& piece : pieces)
+  copy_pieces(in_host_memory, num_threads);
+  for (const Piece& piece : on_device)
     reader_->read(piece.to, piece.from, static_cast<std::int64_t>(piece.bytes));
 }
 
@@ -174,11 +182,11 @@ std::vector<TensorRecord> live_records(const std::vector<NamedTensor>& tensors) 
   std::vector<TensorRecord> records;
   for (const NamedTensor& tensor : tensors) {
     records.push_back({tensor.name, tensor.tensor.dtype(), tensor.tensor.shape(),
-                       [reader, piece, live = static_cast<const char*>(tensor.tensor.raw())](
-                           std::int64_t offset, std::int64_t bytes) -> const void* {
-                         if (!reader) return live + offset;
+                       [reader, piece, live = tensor.tensor](std::int64_t offset,
+                                                             std::int64_t bytes) -> const void* {
+                         if (is_in_host_memory(live)) return bytes_of(live) + offset;
                          piece->resize(static_cast<std::size_t>(bytes));
-                         reader->read(piece->data(), live + offset, bytes);
+                         reader->read(piece->data(), bytes_of(live) + offset, bytes);
                          return piece->data();
                        }});
   }

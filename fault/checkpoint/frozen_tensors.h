@@ -12,9 +12,10 @@
 
 namespace chaski {
 
-// The tensors of a checkpoint: "weights/<name>" and "optimizer/<name>", still the live ones.
+// The tensors of a checkpoint's shard: "weights/<name>" and "optimizer/<name>", still the live
+// ones. What belongs to the whole model is in shard 0.
 std::vector<NamedTensor> checkpoint_tensors(const ParameterSet& weights,
-                                            const std::vector<NamedTensor>& optimizer);
+                                            const std::vector<NamedTensor>& optimizer, int shard);
 
 // Tensors as they are now, although they change later. Between two updates they do not, and that is
 // most of a step: one thread reads them in pieces, front to back, while training computes; before
@@ -43,14 +44,14 @@ class FrozenTensors {
   Copy copied() const;
 
  private:
-  const void* read(std::int64_t begin, const char* live, std::int64_t bytes);
+  const void* read(std::int64_t begin, const Tensor& live, std::int64_t offset, std::int64_t bytes);
   void copy_to(char* kept, int num_threads) const;
 
   const std::vector<NamedTensor> tensors_;
   std::vector<std::int64_t> begin_;  // of each tensor, were all laid one after the other
   std::int64_t end_ = 0;
   std::vector<char> piece_;             // handed out instead of live memory
-  std::unique_ptr<HostReader> reader_;  // of that memory where it is a GPU's; else null
+  std::unique_ptr<HostReader> reader_;  // of the memory of the GPU that some lie on; null: none
 
   mutable std::mutex mutex_;
   std::int64_t position_ = 0;  // up to which everything has been read

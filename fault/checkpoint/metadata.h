@@ -10,7 +10,8 @@ namespace chaski {
 
 // What a checkpoint holds beside its tensors.
 struct CheckpointMetadata {
-  std::int64_t step = 0;  // finished optimizer steps; also the data cursor
+  std::int64_t step = 0;     // finished steps; also the data cursor
+  std::int64_t updates = 0;  // of the weights: of these steps those that were not skipped
   std::uint64_t seed = 0;
   std::int64_t tokens_seen = 0;
   std::string config_toml;  // resolved; empty in an imported checkpoint

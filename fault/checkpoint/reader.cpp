@@ -100,6 +100,25 @@ struct CheckpointReader::Implementation {
   }
 };
 
+// What is under "optimizer/".
+class CheckpointReader::OptimizerState : public StateSource {
+ public:
+  explicit OptimizerState(const Implementation& checkpoint) : checkpoint_(checkpoint) {}
+
+  std::optional<Stored> find(const std::string& name) const override {
+    const StoredTensor* stored = checkpoint_.find(kOptimizer + name);
+    if (stored == nullptr) return std::nullopt;
+    return Stored{stored->dtype, stored->shape};
+  }
+
+  void read(const std::string& name, const Tensor& tensor) const override {
+    checkpoint_.read(checkpoint_.find_for(kOptimizer + name, tensor), tensor);
+  }
+
+ private:
+  const Implementation& checkpoint_;
+};
+
 CheckpointReader::CheckpointReader(const std::string& path, Verification verification,
                                    FileSystem& files)
     : implementation_(new Implementation(path, verification, files)) {
@@ -122,34 +141,6 @@ const std::vector<StoredTensor>& CheckpointReader::tensors() const {
   return implementation_->tensors;
 }
 
-void CheckpointReader::check_model(const LlamaConfig& model) const {
-  const LlamaConfig& stored = metadata().model;
-  const auto check = [&](const char* key, auto in_checkpoint, auto wanted) {
-    if (in_checkpoint != wanted)
-      throw std::invalid_argument(
-          fmt::format("{}: is of another model: model.{} is {} there, {} here", path(), key,
-                      in_checkpoint, wanted));
-  };
-  check("hidden_size", stored.hidden_size, model.hidden_size);
-  check("intermediate_size", stored.intermediate_size, model.intermediate_size);
-  check("num_layers", stored.num_layers, model.num_layers);
-  check("num_heads", stored.num_heads, model.num_heads);
-  check("num_kv_heads", stored.num_kv_heads, model.num_kv_heads);
-  check("head_dim", stored.head_dim, model.head_dim);
-  check("vocab_size", stored.vocab_size, model.vocab_size);
-  check("rope_theta", stored.rope_theta, model.rope_theta);
-  check("rms_norm_eps", stored.rms_norm_eps, model.rms_norm_eps);
-  check("tie_embeddings", stored.tie_embeddings, model.tie_embeddings);
-  check("ffn", std::string(stored.moc ? "moc" : "swiglu"),
-        std::string(model.moc ? "moc" : "swiglu"));
-  if (!stored.moc) return;
-  check("moc.keep", stored.moc->keep, model.moc->keep);
-  check("moc.pattern", std::string(name_of(stored.moc->pattern)),
-        std::string(name_of(model.moc->pattern)));
-  check("moc.selection", std::string(name_of(stored.moc->score)),
-        std::string(name_of(model.moc->score)));
-}
-
 void CheckpointReader::read_weights(ParameterSet& parameters, Extent extent) const {
   std::set<std::string> wanted;
   for (Parameter& parameter : parameters) {
@@ -170,17 +161,13 @@ bool CheckpointReader::has_optimizer() const {
   return !metadata().optimizer_name.empty();
 }
 
-void CheckpointReader::read_optimizer(const std::string& optimizer_name,
-                                      const std::vector<NamedTensor>& state) const {
-  if (metadata().optimizer_name != optimizer_name)
+void CheckpointReader::read_optimizer(Optimizer& optimizer) const {
+  if (metadata().optimizer_name != optimizer.name())
     throw std::invalid_argument(
         fmt::format("{}: holds the state of {}, not of {}", path(),
                     has_optimizer() ? "optimizer " + metadata().optimizer_name : "no optimizer",
-                    optimizer_name));
-  for (const NamedTensor& tensor : state)
-    implementation_->find_for(kOptimizer + tensor.name, tensor.tensor);
-  for (const NamedTensor& tensor : state)
-    implementation_->read(at(kOptimizer + tensor.name), tensor.tensor);
+                    optimizer.name()));
+  optimizer.load(OptimizerState(*implementation_));
 }
 
 void CheckpointReader::read(const StoredTensor& stored, void* destination) const {

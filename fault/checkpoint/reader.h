@@ -46,16 +46,13 @@ class CheckpointReader {
   const CheckpointMetadata& metadata() const;
   const std::vector<StoredTensor>& tensors() const;  // sorted by name
 
-  // Throws std::invalid_argument naming the first key in which the checkpoint's model differs.
-  void check_model(const LlamaConfig& model) const;
   // Fills the values of all parameters. Throws std::invalid_argument naming the tensor and both
   // shapes when one is missing or different, or (of a whole model) when there are others.
   void read_weights(ParameterSet& parameters, Extent extent = Extent::whole_model) const;
   bool has_optimizer() const;
-  // Fills all tensors. Throws std::invalid_argument when `optimizer_name` is not the one that wrote
-  // the checkpoint or a tensor is missing or of another shape or dtype.
-  void read_optimizer(const std::string& optimizer_name,
-                      const std::vector<NamedTensor>& state) const;
+  // Gives the optimizer its state. Throws std::invalid_argument when another one wrote the
+  // checkpoint, or a tensor that it wants is missing or of another shape or dtype.
+  void read_optimizer(Optimizer& optimizer) const;
   // Reads one tensor's bytes (stored.bytes of them).
   void read(const StoredTensor& stored, void* destination) const;
   // Throws std::runtime_error naming it when there is none of this name.
@@ -63,6 +60,7 @@ class CheckpointReader {
 
  private:
   struct Implementation;
+  class OptimizerState;
   std::unique_ptr<Implementation> implementation_;
 };
 

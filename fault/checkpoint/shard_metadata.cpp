@@ -100,6 +100,7 @@ void write_shard_metadata(const Hdf5File& file, int shard, int num_shards,
   write_attribute(file, root, "shard", static_cast<std::int64_t>(shard));
   write_attribute(file, root, "num_shards", static_cast<std::int64_t>(num_shards));
   write_attribute(file, root, "step", metadata.step);
+  write_attribute(file, root, "updates", metadata.updates);
   write_attribute(file, root, "seed", static_cast<std::int64_t>(metadata.seed));
   write_attribute(file, root, "tokens_seen", metadata.tokens_seen);
   write_attribute(file, root, "config", metadata.config_toml);
@@ -132,9 +133,14 @@ void read_shard_metadata(const Hdf5File& file, ShardContents& contents) {
 
   CheckpointMetadata& metadata = contents.metadata;
   metadata.step = read_integer_attribute(file, root, "step");
+  // Once it was not written, and skipped steps were taken for updates.
+  const bool has_updates = H5Aexists(root, "updates") > 0;
+  metadata.updates = has_updates ? read_integer_attribute(file, root, "updates") : metadata.step;
   metadata.seed = static_cast<std::uint64_t>(read_integer_attribute(file, root, "seed"));
   metadata.tokens_seen = read_integer_attribute(file, root, "tokens_seen");
   if (metadata.step < 0 || metadata.tokens_seen < 0) fail(file, "step", "is negative");
+  if (metadata.updates < 0 || metadata.updates > metadata.step)
+    fail(file, "updates", "is not from 0 to step");
   metadata.config_toml = read_string_attribute(file, root, "config");
   metadata.model = parse_huggingface_config(read_string_attribute(file, root, "model_config"),
                                             file.path() + ": attribute model_config");

@@ -39,8 +39,7 @@ Shape make_shape(const std::array<hsize_t, Shape::kMaxRank>& dims, int rank) {
 }
 
 DType parse_dtype(const Hdf5File& file, const std::string& name, const std::string& text) {
-  for (const DType dtype : {DType::f32, DType::bf16, DType::i32, DType::u8})
-    if (text == name_of(dtype)) return dtype;
+  if (const std::optional<DType> dtype = dtype_named(text)) return *dtype;
   fail(file, name, fmt::format("has the unknown dtype '{}'", text));
 }
 

@@ -30,6 +30,8 @@ hid_t file_type_of(DType dtype) {
       return H5T_STD_U8LE;
     case DType::f64:
       return H5T_IEEE_F64LE;
+    case DType::i64:
+      return H5T_STD_I64LE;
   }
   return H5I_INVALID_HID;
 }

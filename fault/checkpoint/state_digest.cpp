@@ -13,7 +13,7 @@ std::uint64_t state_digest(const ParameterSet& weights, const std::vector<NamedT
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
                                                                        XXH3_freeState);
   XXH3_64bits_reset(state.get());
-  for (const TensorRecord& record : live_records(checkpoint_tensors(weights, optimizer))) {
+  for (const TensorRecord& record : live_records(checkpoint_tensors(weights, optimizer, 0))) {
     XXH3_64bits_update(state.get(), record.name.data(), record.name.size());
     const std::int64_t bytes = record.shape.num_elements() * size_of(record.dtype);
     for (std::int64_t offset = 0; offset < bytes; offset += kPiece) {

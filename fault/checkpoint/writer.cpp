@@ -193,7 +193,8 @@ void CheckpointWriter::save(const CheckpointMetadata& metadata, const ParameterS
   report.step = metadata.step;
   report.wait_seconds = seconds_since(start);
   self.abandoned = false;
-  const std::vector<NamedTensor> tensors = checkpoint_tensors(weights, optimizer);
+  const std::vector<NamedTensor> tensors =
+      checkpoint_tensors(weights, optimizer, self.options.shard);
   if (!self.options.async) {
     self.run(metadata, live_records(tensors), report, start);
     return self.rethrow();
@@ -272,7 +273,7 @@ void write_checkpoint(const std::string& path, const CheckpointMetadata& metadat
 std::int64_t checkpoint_bytes_of(const ParameterSet& weights,
                                  const std::vector<NamedTensor>& optimizer) {
   std::int64_t bytes = 0;
-  for (const NamedTensor& tensor : checkpoint_tensors(weights, optimizer))
+  for (const NamedTensor& tensor : checkpoint_tensors(weights, optimizer, 0))
     bytes += tensor.tensor.num_bytes();
   return bytes;
 }

@@ -16,6 +16,7 @@ std::int64_t size_of(DType dtype) {
     case DType::u8:
       return 1;
     case DType::f64:
+    case DType::i64:
       return 8;
   }
   return 0;
@@ -33,8 +34,17 @@ const char* name_of(DType dtype) {
       return "u8";
     case DType::f64:
       return "f64";
+    case DType::i64:
+      return "i64";
   }
   return "unknown";
+}
+
+std::optional<DType> dtype_named(std::string_view name) {
+  for (const DType dtype : kDTypes) {
+    if (name == name_of(dtype)) return dtype;
+  }
+  return std::nullopt;
 }
 
 Shape::Shape(std::initializer_list<std::int64_t> dims) {
@@ -76,6 +86,7 @@ constexpr DType dtype_of() {
   if constexpr (std::is_same_v<T, std::int32_t>) return DType::i32;
   if constexpr (std::is_same_v<T, std::uint8_t>) return DType::u8;
   if constexpr (std::is_same_v<T, double>) return DType::f64;
+  if constexpr (std::is_same_v<T, std::int64_t>) return DType::i64;
 }
 
 }  // namespace
@@ -93,6 +104,7 @@ template std::uint16_t* Tensor::as<std::uint16_t>() const;
 template std::int32_t* Tensor::as<std::int32_t>() const;
 template std::uint8_t* Tensor::as<std::uint8_t>() const;
 template double* Tensor::as<double>() const;
+template std::int64_t* Tensor::as<std::int64_t>() const;
 
 Tensor Tensor::view(Shape shape) const {
   if (shape.num_elements() != shape_.num_elements())

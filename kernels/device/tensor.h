@@ -3,17 +3,23 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
+#include <string_view>
 
 namespace chaski {
 
 class Device;
 
-enum class DType : std::uint8_t { f32, bf16, i32, u8, f64 };
+enum class DType : std::uint8_t { f32, bf16, i32, u8, f64, i64 };
+inline constexpr DType kDTypes[] = {DType::f32, DType::bf16, DType::i32,
+                                    DType::u8,  DType::f64,  DType::i64};
 
 // Bytes of one element.
 std::int64_t size_of(DType dtype);
 const char* name_of(DType dtype);
+// The one that is called so; none: there is no such.
+std::optional<DType> dtype_named(std::string_view name);
 
 // Up to four dimensions, outermost first. A default Shape has rank 0 and one element.
 class Shape {
@@ -57,12 +63,14 @@ class Tensor {
   std::int64_t num_elements() const { return empty() ? 0 : shape_.num_elements(); }
   std::int64_t num_bytes() const { return num_elements() * size_of(dtype_); }
 
-  // The elements as T (float, std::int32_t, std::uint16_t for bf16, std::uint8_t, double).
+  // The elements as T (float, std::int32_t, std::uint16_t for bf16, std::uint8_t, double,
+  // std::int64_t).
   // Throws std::logic_error when T is not the tensor's dtype.
   template <typename T>
   T* as() const;
   float* f32() const { return as<float>(); }
   std::int32_t* i32() const { return as<std::int32_t>(); }
+  std::int64_t* i64() const { return as<std::int64_t>(); }
   void* raw() const { return data_; }
 
   // The same elements under another shape of as many elements.

@@ -1,8 +1,10 @@
 // What a training step asks of CUDA, on the execution model: its counts tell what results cannot.
 
 #include <gtest/gtest.h>
+#include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kernels/device/device.h"
@@ -48,9 +50,8 @@ class StageSteps : public ::testing::Test {
     stage_->forward(0, batch(), {}, gradient_scale);
     stage_->backward(0, batch(), {}, nullptr);
     OptimizerStep step{};
-    step.step = ++steps_;
+    step.updates = ++steps_;
     step.learning_rate = 1e-3;
-    step.gradient_scale = 1.0;
     optimizer_->step(step);
     stage_->take_loss_totals();
   }
@@ -96,6 +97,37 @@ TEST_F(StageSteps, AllocateNothingAfterTheFirst) {
   EXPECT_GT(after_first, 0u);
   for (int i = 0; i < 3; ++i) train(0.1f);
   EXPECT_EQ(cuda_model::counts().allocations, after_first);
+}
+
+// Weights by name after two updates with gradients of their own, which are the same in all layouts.
+std::map<std::string, std::vector<std::uint16_t>> updated_weights(int num_stages) {
+  const LlamaConfig config = testing::tiny_config();
+  StageOptions options;
+  options.precision = Precision::bf16_pure;
+  std::map<std::string, std::vector<std::uint16_t>> weights;
+  for (int i = 0; i < num_stages; ++i) {
+    const auto device = Device::create_cuda(0);
+    Stage stage(*device, config, stage_range(config, i, num_stages), options);
+    stage.initialize(1);
+    const auto optimizer =
+        make_adamw(*device, stage.parameters(), {.stochastic_rounding = true, .seed = 5});
+    for (std::int64_t update = 1; update <= 2; ++update) {
+      for (const Parameter& parameter : stage.parameters())
+        fill_normal(parameter.gradient, 0.0f, 1.0f, static_cast<std::uint64_t>(update),
+                    random_stream_of(parameter.name));
+      optimizer->step({.updates = update, .learning_rate = 1e-3});
+    }
+    for (const Parameter& parameter : stage.parameters()) {
+      std::vector<std::uint16_t>& bits = weights[parameter.name];
+      bits.resize(static_cast<std::size_t>(parameter.value.num_elements()));
+      copy_to_host(parameter.value, bits.data());
+    }
+  }
+  return weights;
+}
+
+TEST(StochasticRounding, DoesNotDependOnTheLayout) {
+  EXPECT_EQ(updated_weights(3), updated_weights(1));
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "model/huggingface.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -125,7 +126,7 @@ TEST(HuggingfaceConfig, MutatedFiles) {
   }
 }
 
-// The names and shapes are those of the model that Chaski builds.
+// Names, shapes and kinds are those of the model that Chaski builds.
 TEST(HuggingfaceWeights, AreTheStagesParameters) {
   for (const bool tied : {false, true}) {
     LlamaConfig config = parse_huggingface_config(version_4().dump(), "config.json");
@@ -134,13 +135,16 @@ TEST(HuggingfaceWeights, AreTheStagesParameters) {
     StageOptions options;
     options.training = false;
     Stage stage(*device, config, stage_range(config, 0, 1), options);
+    const auto describe = [](const auto& weight) {
+      return fmt::format("{} {} {}", weight.shape.to_string(), name_of(weight.kind), weight.layer);
+    };
     std::map<std::string, std::string> expected;
     for (const Parameter& parameter : stage.parameters())
-      expected[parameter.name] = parameter.shape.to_string();
+      expected[parameter.name] = describe(parameter);
     std::map<std::string, std::string> found;
     std::int64_t elements = 0;
     for (const WeightShape& weight : huggingface_weights(config)) {
-      found[weight.name] = weight.shape.to_string();
+      found[weight.name] = describe(weight);
       elements += weight.shape.num_elements();
     }
     EXPECT_EQ(found, expected);

@@ -58,7 +58,7 @@ class MocDecoding : public testing::TestWithParam<MocConfig> {
     stage_.parameters().zero_gradients();
     stage_.forward(0, part.micro_batch(), {}, 1.0f / (kRows * kSequenceLength));
     stage_.backward(0, part.micro_batch(), {}, nullptr);
-    optimizer_->step({step, 0.05, 1.0});
+    optimizer_->step({.updates = step, .learning_rate = 0.05});
   }
 
   // Of masked products of all channels, with the weights of now.

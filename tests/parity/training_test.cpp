@@ -49,7 +49,7 @@ TEST_P(TrainingParity, TenSteps) {
     EXPECT_NEAR(norm, training.gradient_norms[i], 1e-5 * training.gradient_norms[i]);
     const double rate = training.schedule.at(static_cast<std::int64_t>(i));
     EXPECT_NEAR(rate, training.learning_rates[i], 1e-12);
-    optimizer->step({.step = static_cast<std::int64_t>(i) + 1,
+    optimizer->step({.updates = static_cast<std::int64_t>(i) + 1,
                      .learning_rate = rate,
                      .gradient_scale = clip_factor(norm, training.clip)});
   }

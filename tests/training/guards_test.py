@@ -1,5 +1,6 @@
 """What protects a run from bad numbers and bad input."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -24,6 +25,10 @@ class Guards(TrainingCase):
             self.assert_one_error(done, 1, "not finite", "rank 0", "3 steps before it were skipped")
             self.assertIn("the step is skipped", done.stdout + done.stderr)
             self.assertTrue(all(row["skipped"] for row in self.metrics(name)))
+        # None of them is an update; a checkpoint tells both numbers.
+        self.train("updates", "--max-steps", 2, settings=explosive)
+        shown = json.loads(run([CHASKI, "inspect", self.directory / "updates", "--json"]).stdout)
+        self.assertEqual((shown["step"], shown["updates"]), (2, 0))
         done = self.train("stop", settings=[*explosive, 'run.nonfinite="stop"'], check=False)
         self.assert_one_error(done, 1, "step 1 is not finite", "rank 0")
 
@@ -87,7 +92,17 @@ class BadInput(TrainingCase):
     def test_checkpoint_of_another_model(self):
         self.train("run", "--max-steps", 1)
         done = self.train("run", "--resume", "auto", processes=2, settings=["model.num_layers=3"], check=False)
-        self.assert_one_error(done, 2, "another model")
+        self.assert_one_error(done, 2, "another model", "model.num_layers is 2 there", "wants 3")
+
+    def test_weights_for_a_longer_context(self):
+        self.train("run", "--max-steps", 1)
+        longer = ["model.max_position_embeddings=256", "model.rope_theta=50000", "data.sequence_length=128"]
+        done = self.train("longer", "--init-from", self.directory / "run", "--max-steps", 1, settings=longer)
+        self.assertIn("has model.max_position_embeddings = 64; this run goes on with 256\n", done.stderr)
+        self.assertIn("has model.rope_theta = 10000; this run goes on with 50000\n", done.stderr)
+        done = self.train("run", "--resume", "auto", settings=longer, check=False)
+        self.assert_one_error(done, 2, "model.max_position_embeddings is 64 there", "wants 256")
+        self.assertIn("--init-from", done.stderr)
 
     def test_two_jobs_in_one_directory(self):
         first = self.start("run", settings=["schedule.steps=100000"])

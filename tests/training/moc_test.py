@@ -53,7 +53,7 @@ class Moc(TrainingCase):
                    settings=[*MOC, "parallel.pipeline=2"])
         self.assert_close("cut", "straight")
         done = self.train("cut", "--resume", "auto", check=False)
-        self.assert_one_error(done, 2, "is of a model with FFN 20 of 88 channels (topk)", "wants FFN 88")
+        self.assert_one_error(done, 2, "another model: model.ffn is FFN 20 of 88 channels (topk)", "wants FFN 88")
         done = self.train("new", "--init-from", self.directory / "cut", "--max-steps", 1)
         self.assertIn("goes on with FFN 88", done.stderr)
 

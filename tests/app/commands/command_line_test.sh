@@ -140,6 +140,10 @@ error_is "$work/slip.toml:3: unknown key model.vocab_sise"
 hint_has "did you mean model.vocab_size?"
 expect 2 "$chaski" train "$work/run.toml" --set optimizer.lr=-1
 error_is "--set optimizer.lr=-1: optimizer.lr is -1 but must be above 0"
+for command in train plan; do
+  expect 2 "$chaski" "$command" "$work/run.toml" --set optimizer.epsilon=1
+  error_is "--set optimizer.epsilon=1: optimizer.epsilon is 1 but must be at least 1e-30 and below 1"
+done
 expect 2 "$chaski" train "$work/run.toml" --set model.num_heads=3
 error_is "--set model.num_heads=3: "
 # Without mpirun, and without what a shell sets up for MPI.

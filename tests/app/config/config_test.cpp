@@ -79,8 +79,10 @@ schedule = "gpipe"
   EXPECT_EQ(config.data.train, (std::vector<std::string>{"a.h5", "b*.h5"}));
   EXPECT_TRUE(config.data.reset_at_documents);
   EXPECT_EQ(config.optimizer.lr, 3e-4);
-  EXPECT_EQ(config.adamw_options().beta1, 0.8);
-  EXPECT_EQ(config.adamw_options().beta2, 0.99);
+  const auto adamw = std::get<AdamWOptions>(config.optimizer_options());
+  EXPECT_EQ(adamw.beta1, 0.8);
+  EXPECT_EQ(adamw.beta2, 0.99);
+  EXPECT_EQ(adamw.seed, 7U);
   EXPECT_EQ(config.optimizer.weight_decay, 0.0);
   EXPECT_EQ(config.schedule.kind, DecayKind::warmup_stable_decay);
   EXPECT_EQ(config.schedule.warmup_steps, 5);

@@ -92,6 +92,9 @@ TEST(MemoryCheck, LeastBytesOfAProcessDoNotOverflow) {
   config.device.tokens_per_pass = 0;
   const RunLayout vast{.num_replicas = 1, .num_stages = 1, .micro_batches = 1 << 30};
   EXPECT_GT(least_bytes_of_process(config, vast), 5e23);
+  LlamaConfig& model = config.model.llama;
+  model.num_layers = model.hidden_size = model.intermediate_size = 1'000'000'000;
+  EXPECT_GT(least_bytes_of_process(config, layout), 16 * 3e27);
 }
 
 }  // namespace

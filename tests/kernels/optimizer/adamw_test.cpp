@@ -1,5 +1,6 @@
 #include "kernels/optimizer/adamw.h"
 
+#include "kernels/optimizer/adamw_cpu.h"
 #include "tests/kernels/devices.h"
 
 namespace chaski {
@@ -191,6 +192,51 @@ TEST_P(AdamWTest, RefusesShapesAndStepsThatDoNotFit) {
 }
 
 CHASKI_ON_ALL_DEVICES(AdamWTest);
+
+#if defined(__x86_64__)
+// Parameter, moments and rounded parameter after a few updates by one instruction set's kernel.
+struct UpdatedBits {
+  explicit UpdatedBits(const AdamWKernels& kernels) {
+    for (int step = 1; step <= 5; ++step) {
+      const Values gradient = test::random_values(kCount, 10 + step, step % 2 ? 1e-3f : 30.0f);
+      const double correction1 = 1.0 - std::pow(0.9, step);
+      const double correction2 = 1.0 - std::pow(0.95, step);
+      const AdamWFactors factors{
+          .gradient_scale = 0.37f,
+          .decay = 0.9997f,
+          .beta1 = 0.9f,
+          .one_minus_beta1 = 1.0f - 0.9f,
+          .beta2 = 0.95f,
+          .one_minus_beta2 = 1.0f - 0.95f,
+          .step_size = static_cast<float>(3e-3 / correction1),
+          .inverse_sqrt_correction = static_cast<float>(1.0 / std::sqrt(correction2)),
+          .epsilon = 1e-8f};
+      kernels.step(factors, parameter.data(), gradient.data(), first.data(), second.data(),
+                   compute.data(), kCount, 2);
+    }
+  }
+  bool operator==(const UpdatedBits& other) const {
+    return test::same_bits(parameter, other.parameter) && test::same_bits(first, other.first) &&
+           test::same_bits(second, other.second) && compute == other.compute;
+  }
+
+  static constexpr std::int64_t kCount = 200003;
+  Values parameter = test::random_values(kCount, 1);
+  Values first = Values(kCount);
+  Values second = Values(kCount);
+  std::vector<std::uint16_t> compute = std::vector<std::uint16_t>(kCount);
+};
+
+// Replicas on unlike processors update the same weights, each for itself.
+TEST(AdamWOnCpus, GivesTheSameBitsOnAllInstructionSets) {
+  const UpdatedBits expected(cpu_baseline::adamw_kernels);
+  const CpuIsa best = cpu_isa();
+  if (best == CpuIsa::baseline) GTEST_SKIP() << "this processor has only one of them";
+  EXPECT_TRUE(UpdatedBits(cpu_avx2::adamw_kernels) == expected);
+  if (best == CpuIsa::avx2) return;
+  EXPECT_TRUE(UpdatedBits(cpu_avx512::adamw_kernels) == expected);
+}
+#endif
 
 }  // namespace
 }  // namespace chaski

@@ -28,15 +28,25 @@ void require(double needed, const char* at_least, int processes, const MachineMe
                   format_bytes(machine.bytes), swap, hint));
 }
 
+double parameters_of(const LlamaConfig& model, const StageRange& range) {
+  const double table =
+      static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size);
+  double parameters =
+      static_cast<double>(range.num_layers) * static_cast<double>(model.num_layer_parameters());
+  if (range.has_embedding) parameters += table;
+  if (range.has_head) parameters += static_cast<double>(model.hidden_size);
+  if (range.has_head && !model.tie_embeddings) parameters += table;
+  return parameters;
+}
+
 }  // namespace
 
-double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout) {
+double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout, int stage) {
   const LlamaConfig& model = config.model.llama;
   const auto sequence = static_cast<double>(config.data.sequence_length);
-  const double parameters =
-      static_cast<double>(model.num_parameters()) / static_cast<double>(layout.num_stages);
   // Values, gradients and two moments.
-  const double state = 4.0 * sizeof(float) * parameters;
+  const double state =
+      4.0 * sizeof(float) * parameters_of(model, stage_range(model, stage, layout.num_stages));
   // Tokens and targets.
   const double tokens = 2.0 * sizeof(std::int32_t) * static_cast<double>(layout.micro_batches) *
                         static_cast<double>(config.parallel.micro_batch) * sequence;
@@ -52,9 +62,16 @@ void check_memory_of_run(const TrainConfig& config, Communicator& communicator, 
   const auto processes = static_cast<int>(ranks.size());
   const RunLayout layout = resolve_layout(config, communicator.size());
   // The plan counts in integers, which sizes that cannot be meant would overflow.
-  require(processes * least_bytes_of_process(config, layout), "at least ", processes, machine,
-          hint);
-  const auto device = Device::create_cpu(threads);
+  const Roster roster = Roster::initial(static_cast<int>(layout.num_replicas),
+                                        static_cast<int>(layout.num_stages), communicator.size());
+  double least = 0.0;
+  for (const int rank : ranks) {
+    for (const Slot slot : roster.slots_of(roster.process_at(rank))) {
+      least += least_bytes_of_process(config, layout, slot.stage);
+    }
+  }
+  require(least, "at least ", processes, machine, hint);
+  const auto device = Device::create_counting(Backend::cpu, threads);
   const std::vector<RankMemory> plan =
       plan_memory(*device, config, communicator.size(),
                   {.process_base = resident_bytes(), .token_file_bytes = 0});

@@ -15,8 +15,9 @@ namespace chaski {
 void check_memory_of_run(const TrainConfig& config, Communicator& communicator, int threads,
                          const std::string& hint, const MachineMemory& machine = machine_memory());
 
-// What a process of the run holds at the very least, counted so that no config overflows it: its
-// share of the weights, gradients and moments, the step's tokens, one row of activations a token.
-double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout);
+// What a process that hosts this stage of the run holds at the very least, counted so that no
+// config overflows it: its weights, gradients and moments, the step's tokens, one row of
+// activations a token. Throws std::invalid_argument for more stages than layers.
+double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout, int stage);
 
 }  // namespace chaski

@@ -58,7 +58,7 @@ TEST_P(PlanLayoutsTest, DeviceMemoryIsAsPlanned) {
   const int processes = mpi_session().size();
   if (processes % GetParam().pipeline != 0) GTEST_SKIP() << "needs another number of processes";
   const TrainConfig config = config_of(GetParam(), processes / GetParam().pipeline);
-  const auto planning_device = Device::create_cpu(1);
+  const auto planning_device = Device::create_counting(Backend::cpu, 1);
   const std::vector<RankMemory> planned = plan_memory(*planning_device, config, processes, {});
 
   const auto device = Device::create_cpu(1);

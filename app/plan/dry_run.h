@@ -26,9 +26,6 @@ struct DryRun {
   Work forward;  // of one pass of a micro-batch; with the head also its backward pass
   Work backward;
   std::vector<Communicator::Sent> sent;  // in the step
-
-  // Whether MoC's products are made of the kept channels alone.
-  bool skips_channels() const { return step.channel_flops > 0.0; }
 };
 
 // Of a config whose device is settled (settle_device). `model`: a device like the process's own,

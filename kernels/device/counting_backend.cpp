@@ -1,7 +1,8 @@
-#include "kernels/device/counting_backend.h"
-
 #include <cstdint>
 #include <cstring>
+#include <utility>
+
+#include "kernels/device/device_backend.h"
 
 namespace chaski {
 namespace {
@@ -25,7 +26,7 @@ class IdleWriter final : public HostWriter {
 
 class CountingBackend final : public DeviceBackend {
  public:
-  explicit CountingBackend(Backend backend) : backend_(backend) {}
+  explicit CountingBackend(std::string description) : description_(std::move(description)) {}
 
   void* allocate(std::int64_t bytes) override {
     if (bytes > kAllBytes - used_) return nullptr;
@@ -38,19 +39,17 @@ class CountingBackend final : public DeviceBackend {
   std::unique_ptr<HostReader> create_reader() override { return std::make_unique<ZeroReader>(); }
   std::unique_ptr<HostWriter> create_writer() override { return std::make_unique<IdleWriter>(); }
   std::unique_ptr<OpRecording> create_recording() override { return nullptr; }
-  std::string describe() const override {
-    return backend_ == Backend::cpu ? "" : "one that is not here";
-  }
+  std::string describe() const override { return description_; }
 
  private:
-  Backend backend_;
+  std::string description_;
   std::int64_t used_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<DeviceBackend> create_counting_backend(Backend backend) {
-  return std::make_unique<CountingBackend>(backend);
+std::unique_ptr<DeviceBackend> create_counting_backend(std::string description) {
+  return std::make_unique<CountingBackend>(std::move(description));
 }
 
 }  // namespace chaski

@@ -53,11 +53,15 @@ void require_distinct(const char* op, const char* name_a, const Tensor& a, const
 
 void count_op(Device& device, const char* op, std::initializer_list<Tensor> operands, double flops,
               std::int64_t workspace_bytes) {
-  Workspace::Frame frame(device);
-  if (workspace_bytes > 0) frame.tensor(DType::u8, {workspace_bytes});
   double bytes = 0.0;
   for (const Tensor& operand : operands) bytes += static_cast<double>(operand.num_bytes());
-  device.add_op_count({op, {}, 1, flops, bytes});
+  count_op(device, {op, {}, 1, flops, bytes}, workspace_bytes);
+}
+
+void count_op(Device& device, const OpCount& count, std::int64_t workspace_bytes) {
+  Workspace::Frame frame(device);
+  if (workspace_bytes > 0) frame.tensor(DType::u8, {workspace_bytes});
+  device.add_op_count(count);
 }
 
 void require_memory(const Device& device) {

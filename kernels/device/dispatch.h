@@ -20,6 +20,8 @@ Device& device_of(const char* op, const Tensor& operand);
 // for nothing; `workspace_bytes` as charged.
 void count_op(Device& device, const char* op, std::initializer_list<Tensor> operands,
               double flops = 0.0, std::int64_t workspace_bytes = 0);
+// The same of an op whose operands are parts of tensors.
+void count_op(Device& device, const OpCount& count, std::int64_t workspace_bytes);
 
 // Calls work(begin, size) for the parts of 0 … count - 1, `size` each, but for a smaller last one.
 // On a counting device those that are alike are one.

@@ -71,12 +71,6 @@ std::int64_t workspace_bytes(const Device& device, const MocShape& shape, std::i
   return bytes_of_floats(threads_of(device, shape, rows) * scratch_floats(shape));
 }
 
-// Half of the columns of gate_up, as far as its bytes go.
-Tensor gates_of(const Tensor& gate_up) {
-  const std::int64_t count = gate_up.num_elements();
-  return gate_up.view({count}).rows(0, count / 2);
-}
-
 }  // namespace
 
 const char* name_of(MocPattern pattern) {
@@ -115,10 +109,8 @@ void moc_forward(const MocShape& shape, const Tensor& gate_up, const MocKept& ke
   require_distinct(kOp, "activation", activation, "gate_up", gate_up);
   require_moc_kept(kOp, shape, kept, rows);
   if (device.is_counting()) {
-    // The up projection is read where a gate is kept.
     return count_op(device, kOp,
-                    {gates_of(gate_up), kept.up, kept.gate, kept.up, kept.silu, kept.product,
-                     kept.index, activation},
+                    {gate_up, kept.gate, kept.up, kept.silu, kept.product, kept.index, activation},
                     0.0, workspace_bytes(device, shape, rows));
   }
   CHASKI_CUDA_OP(device, moc_forward(shape, gate_up, kept, activation));

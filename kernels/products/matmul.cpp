@@ -1,6 +1,5 @@
 #include "kernels/products/matmul.h"
 
-#include <array>
 #include <cstring>
 #include <fmt/format.h>
 #include <stdexcept>
@@ -103,20 +102,8 @@ std::int64_t workspace_bytes(Device& device, const Matrix& a, Transpose transpos
                                      operand_of(out, Transpose::no), accumulate);
 }
 
-std::int64_t bytes_of(const Matrix& m) {
-  return m.rows * m.cols * size_of(m.tensor.dtype());
-}
-
-// As count_op(), of the parts of tensors that a product is of.
-void count_product(Device& device, const char* name, const std::array<std::int64_t, 3>& shape,
-                   const Matrix& a, const Matrix& b, const Matrix& out, bool accumulate,
-                   std::int64_t workspace_bytes) {
-  Workspace::Frame frame(device);
-  if (workspace_bytes > 0) frame.tensor(DType::u8, {workspace_bytes});
-  const auto [m, n, k] = shape;
-  const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n * k);
-  const std::int64_t bytes = bytes_of(a) + bytes_of(b) + (accumulate ? 2 : 1) * bytes_of(out);
-  device.add_op_count({name, shape, 1, flops, static_cast<double>(bytes)});
+double bytes_of(const Matrix& m) {
+  return static_cast<double>(m.rows * m.cols * size_of(m.tensor.dtype()));
 }
 
 void multiply_few_rows(Device& device, const Matrix& a, const Matrix& b, const Matrix& out,
@@ -178,8 +165,10 @@ void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose t
     return;
   }
   if (device.is_counting()) {
-    return count_product(device, profiled_name(transpose_a, transpose_b), {m, n, k}, a, b, out, add,
-                         workspace_bytes(device, a, transpose_a, b, transpose_b, out, add));
+    const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n * k);
+    const double bytes = bytes_of(a) + bytes_of(b) + (add ? 2.0 : 1.0) * bytes_of(out);
+    return count_op(device, {profiled_name(transpose_a, transpose_b), {m, n, k}, 1, flops, bytes},
+                    workspace_bytes(device, a, transpose_a, b, transpose_b, out, add));
   }
   CHASKI_CUDA_OP(device, gemm(device, a, transpose_a, b, transpose_b, out, accumulate));
   if (m == 1) {

@@ -78,7 +78,7 @@ void Block::forward(const BlockBatch& batch, const Tensor& rotary, const Tensor&
   const std::int64_t tokens = batch.num_tokens();
   const auto epsilon = static_cast<float>(config_.rms_norm_eps);
   const AttentionShape shape = attention_shape(batch.rows, batch.sequence_length);
-  Workspace::Frame frame(parameters_->device());
+  Workspace::Frame frame(parameters_->device(), out_delta ? nullptr : "blocks, forward again");
   const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
 
   if (delta) {
@@ -109,7 +109,7 @@ void Block::attention_block_backward(const BlockBatch& batch, const Tensor& rota
                                      const BlockActivations& kept, const Tensor& dresidual) const {
   const std::int64_t tokens = batch.num_tokens();
   const AttentionShape shape = attention_shape(batch.rows, batch.sequence_length);
-  Workspace::Frame frame(parameters_->device());
+  Workspace::Frame frame(parameters_->device(), "attention, backward");
   const Tensor dqkv = frame.tensor(type(), {tokens, config_.qkv_size()});
   {
     Workspace::Frame inner(parameters_->device());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/device/dispatch.h"
 #include "kernels/layers/rmsnorm.h"
 #include "kernels/layers/swiglu.h"
 #include "kernels/moc/products.h"
@@ -16,6 +17,8 @@ constexpr std::int64_t kTokensOfCpuTile = 1024;
 constexpr std::int64_t kTokensOfGpuTile = 8192;
 // Rows of a tile are a multiple of this.
 constexpr std::int64_t kTileUnit = 16;
+
+constexpr const char* kBackwardPhase = "feed-forward, backward";
 
 std::int64_t divide_up(std::int64_t n, std::int64_t unit) {
   return (n + unit - 1) / unit;
@@ -84,10 +87,8 @@ void Ffn::bind() {
 
 template <typename Run>
 void Ffn::for_each_tile(std::int64_t num_tokens, const Run& run) const {
-  const std::int64_t tile = ffn_tile(parameters_->device().backend(), num_tokens);
-  for (std::int64_t begin = 0; begin < num_tokens; begin += tile) {
-    run(begin, std::min(tile, num_tokens - begin));
-  }
+  Device& device = parameters_->device();
+  for_each_part(device, num_tokens, ffn_tile(device.backend(), num_tokens), run);
 }
 
 void Ffn::forward(const Tensor& normed, const FfnActivations& kept, const Tensor& out) const {
@@ -203,7 +204,7 @@ void Ffn::backward(const Tensor& input, const FfnActivations& kept, const Tensor
 void Ffn::backward_all(const Tensor& input, const FfnActivations& kept,
                        const Tensor& dresidual) const {
   const std::int64_t tokens = dresidual.dim(0);
-  Workspace::Frame frame(parameters_->device());
+  Workspace::Frame frame(parameters_->device(), kBackwardPhase);
   const Tensor dgate_up =
       moc_ ? frame.tensor(type(), {tokens, 2 * intermediate_size_}) : kept.gate_up;
   {
@@ -230,7 +231,7 @@ void Ffn::backward_all(const Tensor& input, const FfnActivations& kept,
 
 void Ffn::backward_kept(const Tensor& input, const FfnActivations& kept,
                         const Tensor& dresidual) const {
-  Workspace::Frame frame(parameters_->device());
+  Workspace::Frame frame(parameters_->device(), kBackwardPhase);
   const Tensor normed = frame.tensor(type(), {dresidual.dim(0), hidden_size_});
   if (gate_up_.is_trainable()) recompute_normed(input, kept, normed);
   moc_products_backward(*moc_, dresidual, normed, weights(&Parameter::compute), kept.moc,

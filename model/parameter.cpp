@@ -85,9 +85,11 @@ std::vector<std::int64_t> ParameterSet::place(
 
 void ParameterSet::allocate() {
   const auto offsets = place([](const Parameter&) { return true; });
-  values_ = device_.allocate(types_.weights, {offsets.back()}, MemoryCategory::weights);
+  values_ = device_.allocate(types_.weights, {offsets.back()}, MemoryCategory::weights,
+                             types_.has_master_weights() ? "master weights" : nullptr);
   if (types_.has_master_weights()) {
-    compute_ = device_.allocate(types_.compute, {offsets.back()}, MemoryCategory::weights);
+    compute_ = device_.allocate(types_.compute, {offsets.back()}, MemoryCategory::weights,
+                                "rounded weights");
   }
   const Buffer& compute = types_.has_master_weights() ? compute_ : values_;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {

@@ -10,9 +10,17 @@
 #include "kernels/layers/rmsnorm.h"
 #include "kernels/layers/rotary.h"
 #include "kernels/loss/cross_entropy.h"
-#include "model/stage_memory.h"
 
 namespace chaski {
+namespace {
+
+constexpr const char* kForwardPhase = "blocks, forward";
+// Of memory that is allocated in two places.
+constexpr const char* kBlockInputs = "block inputs";
+constexpr const char* kNormScales = "norm scales";
+
+}  // namespace
+
 const char* name_of(Recompute recompute) {
   switch (recompute) {
     case Recompute::none:
@@ -59,11 +67,31 @@ Stage::Stage(Device& device, const LlamaConfig& config, const StageRange& range,
   for (Block& block : blocks_) block.bind();
   if (options_.training) parameters_.allocate_gradients([](const Parameter&) { return true; });
   rotary_ = device.allocate(DType::f32, {config.max_position_embeddings, config.head_dim},
-                            MemoryCategory::weights);
+                            MemoryCategory::weights, "rotary table");
   rotary_table(config.rope_theta, rotary_.tensor());
   allocate_activations();
-  // At once, not piece by piece in the first step: what is not there is missed before it.
-  device.workspace().reserve(plan_stage_memory(device, config, range, options).workspace_bytes());
+  if (!device.is_counting()) reserve_workspace();
+}
+
+// What a stage like this takes on a device that only counts, at once, not piece by piece in the
+// first step: what is not there is missed before it.
+void Stage::reserve_workspace() {
+  const auto counting = Device::create_counting(device_);
+  Stage stage(*counting, config_, range_, options_);
+  stage.run_once();
+  device_.workspace().reserve(counting->workspace().largest_used());
+}
+
+void Stage::run_once() {
+  const Shape tokens{options_.micro_batch, options_.sequence_length};
+  const Buffer ids = device_.allocate(DType::i32, tokens, MemoryCategory::communication);
+  const Buffer neighbour = device_.allocate(type(), {tokens.num_elements(), config_.hidden_size},
+                                            MemoryCategory::communication);
+  const MicroBatch batch{ids.tensor(), ids.tensor(), {}};
+  evaluate(batch, neighbour.tensor());
+  if (!options_.training) return;
+  forward(0, batch, neighbour.tensor(), 1.0f);
+  backward(0, batch, neighbour.tensor(), nullptr);
 }
 
 void Stage::add_parameters() {
@@ -87,20 +115,24 @@ void Stage::add_parameters() {
   }
 }
 
-Tensor Stage::allocate_activation(DType type, Shape shape) {
-  activation_buffers_.push_back(device_.allocate(type, shape, MemoryCategory::activations));
+Tensor Stage::allocate_activation(const char* purpose, DType type, Shape shape) {
+  activation_buffers_.push_back(
+      device_.allocate(type, shape, MemoryCategory::activations, purpose));
   return activation_buffers_.back().tensor();
 }
 
 BlockActivations Stage::allocate_block() {
   const std::int64_t tokens = options_.micro_batch * options_.sequence_length;
   BlockActivations kept;
-  kept.input = allocate_activation({tokens, config_.hidden_size});
-  kept.attention_inverse_rms = allocate_activation(DType::f32, {tokens});
-  kept.qkv = allocate_activation({tokens, config_.qkv_size()});
-  kept.attention = allocate_activation({tokens, config_.query_size()});
-  kept.log_sum_exp = allocate_activation(DType::f32, {tokens * config_.num_heads});
-  kept.middle = options_.training ? allocate_activation({tokens, config_.hidden_size}) : kept.input;
+  kept.input = allocate_activation(kBlockInputs, {tokens, config_.hidden_size});
+  kept.qkv = allocate_activation("query, key, value", {tokens, config_.qkv_size()});
+  kept.attention = allocate_activation("attention output", {tokens, config_.query_size()});
+  kept.log_sum_exp =
+      allocate_activation("attention log-sum-exp", DType::f32, {tokens * config_.num_heads});
+  kept.middle = options_.training
+                    ? allocate_activation("residual after attention", {tokens, config_.hidden_size})
+                    : kept.input;
+  kept.attention_inverse_rms = allocate_activation(kNormScales, DType::f32, {tokens});
   kept.ffn = allocate_ffn();
   return kept;
 }
@@ -109,22 +141,27 @@ FfnActivations Stage::allocate_ffn() {
   const std::int64_t tokens = options_.micro_batch * options_.sequence_length;
   const bool keeps_all = options_.recompute == Recompute::none;
   FfnActivations kept;
-  kept.inverse_rms = allocate_activation(DType::f32, {tokens});
+  kept.inverse_rms = allocate_activation(kNormScales, DType::f32, {tokens});
   if (!options_.training) return kept;
   if (!config_.moc) {
-    kept.gate_up = allocate_activation({tokens, 2 * config_.intermediate_size});
+    kept.gate_up =
+        allocate_activation("gate and up projections", {tokens, 2 * config_.intermediate_size});
     if (!keeps_all) return kept;
-    kept.silu = allocate_activation({tokens, config_.intermediate_size});
-    kept.product = allocate_activation({tokens, config_.intermediate_size});
+    constexpr const char* kElementwise = "SiLU and its product";
+    kept.silu = allocate_activation(kElementwise, {tokens, config_.intermediate_size});
+    kept.product = allocate_activation(kElementwise, {tokens, config_.intermediate_size});
     return kept;
   }
   const MocShape shape = moc_shape(config_, options_.moc_index);
-  kept.moc.gate = allocate_activation({tokens, shape.keep});
-  kept.moc.up = allocate_activation({tokens, shape.keep});
-  kept.moc.index = allocate_activation(DType::u8, {tokens, shape.index_bytes()});
+  constexpr const char* kProjections = "kept gates and up projections";
+  kept.moc.gate = allocate_activation(kProjections, {tokens, shape.keep});
+  kept.moc.up = allocate_activation(kProjections, {tokens, shape.keep});
+  kept.moc.index =
+      allocate_activation("indices of kept channels", DType::u8, {tokens, shape.index_bytes()});
   if (!keeps_all) return kept;
-  kept.moc.silu = allocate_activation({tokens, shape.keep});
-  kept.moc.product = allocate_activation({tokens, shape.keep});
+  constexpr const char* kElementwise = "kept SiLU and product";
+  kept.moc.silu = allocate_activation(kElementwise, {tokens, shape.keep});
+  kept.moc.product = allocate_activation(kElementwise, {tokens, shape.keep});
   return kept;
 }
 
@@ -139,19 +176,21 @@ void Stage::allocate_activations() {
       const bool is_first = stash.blocks.empty() && &stash == &stashes_.front();
       stash.blocks.push_back(keeps_all && !is_first ? allocate_block() : first);
       if (!keeps_all && options_.training && !is_first) {
-        stash.blocks.back().input = allocate_activation({tokens, config_.hidden_size});
+        stash.blocks.back().input =
+            allocate_activation(kBlockInputs, {tokens, config_.hidden_size});
       }
     }
-    stash.positions = allocate_activation(DType::i32, {tokens});
+    stash.positions = allocate_activation("positions", DType::i32, {tokens});
     stash.forward.resize(range_.num_layers);
     stash.backward.resize(range_.num_layers);
     if (!range_.has_head) {
-      stash.output = allocate_activation({tokens, config_.hidden_size});
+      stash.output = allocate_activation("stage output", {tokens, config_.hidden_size});
       continue;
     }
-    stash.targets = allocate_activation(DType::i32, {tokens});
+    stash.targets = allocate_activation("targets", DType::i32, {tokens});
     if (options_.training) {
-      stash.residual_gradient = allocate_activation({tokens, config_.hidden_size});
+      stash.residual_gradient =
+          allocate_activation("gradient of the last block", {tokens, config_.hidden_size});
     }
   }
   // Evaluation reuses the first block's buffers for every block; the residual stream is updated in
@@ -161,15 +200,16 @@ void Stage::allocate_activations() {
   transient_.assign(range_.num_layers, transient);
   evaluation_.resize(range_.num_layers);
   if (options_.training && !range_.has_head) {
-    input_gradient_ = allocate_activation({tokens, config_.hidden_size});
+    input_gradient_ = allocate_activation("gradient of the input", {tokens, config_.hidden_size});
   }
   if (options_.training && config_.moc) {
-    channel_counts_ =
-        allocate_activation(DType::i32, {range_.num_layers, config_.intermediate_size + 2});
+    channel_counts_ = allocate_activation("counts of selected channels", DType::i32,
+                                          {range_.num_layers, config_.intermediate_size + 2});
   }
   if (range_.has_head) {
-    losses_ = allocate_activation(DType::f32, {tokens});
-    loss_totals_ = allocate_activation(DType::f64, {2});
+    constexpr const char* kLosses = "token losses and their sum";
+    losses_ = allocate_activation(kLosses, DType::f32, {tokens});
+    loss_totals_ = allocate_activation(kLosses, DType::f64, {2});
   }
 }
 
@@ -279,7 +319,7 @@ void Stage::queue_head(const Tensor& targets, const Tensor& middle, const Tensor
                        const Tensor& dresidual, float gradient_scale) {
   const std::int64_t tokens = middle.dim(0);
   const Tensor& norm_weight = final_norm_weight();
-  Workspace::Frame frame(device_);
+  Workspace::Frame frame(device_, "head and loss");
   const Tensor normed = frame.tensor(type(), {tokens, config_.hidden_size});
   const Tensor inverse_rms = frame.f32({tokens});
   // `delta` is read for the last time here and becomes the norm's input.
@@ -310,7 +350,7 @@ Tensor Stage::forward(std::int64_t stash, const MicroBatch& batch, const Tensor&
                       float gradient_scale) {
   Stash& kept = stashes_[stash];
   const std::int64_t tokens = batch.tokens.num_elements();
-  Workspace::Frame frame(device_);
+  Workspace::Frame frame(device_, kForwardPhase);
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
   run_blocks(batch, block_batch(batch, kept), input, kept.blocks, kept.forward, delta,
              !channel_counts_.empty());
@@ -326,7 +366,7 @@ Tensor Stage::forward(std::int64_t stash, const MicroBatch& batch, const Tensor&
 
 Tensor Stage::evaluate(const MicroBatch& batch, const Tensor& input) {
   const std::int64_t tokens = batch.tokens.num_elements();
-  Workspace::Frame frame(device_);
+  Workspace::Frame frame(device_, kForwardPhase);
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
   run_blocks(batch, block_batch(batch, stashes_[0]), input, transient_, evaluation_, delta, false);
   const Tensor middle = transient_.back().middle.rows(0, tokens);
@@ -374,6 +414,17 @@ Tensor Stage::backward(std::int64_t stash, const MicroBatch& batch, const Tensor
   }
   if (listener != nullptr) listener->gradients_ready(embedding_, 1);
   return {};
+}
+
+std::int64_t Stage::ffn_bytes_per_token() const {
+  if (!options_.training || options_.recompute == Recompute::block) return 0;
+  const FfnActivations kept = stashes_.front().blocks.front().ffn.rows(0, 1);
+  std::int64_t bytes = 0;
+  for (const Tensor* tensor : {&kept.gate_up, &kept.silu, &kept.product, &kept.moc.gate,
+                               &kept.moc.up, &kept.moc.silu, &kept.moc.product, &kept.moc.index}) {
+    bytes += tensor->num_bytes();
+  }
+  return bytes;
 }
 
 const Tensor& Stage::embedding_weight() const {

@@ -111,6 +111,9 @@ class Stage {
   // A forward pass that keeps nothing and touches no gradient. With a head: the losses are in
   // token_losses() and the totals, and the result is empty.
   Tensor evaluate(const MicroBatch& batch, const Tensor& input);
+  // Of what a layer keeps of a token's FFN from its forward for its backward pass, norm scales
+  // apart: bytes.
+  std::int64_t ffn_bytes_per_token() const;
   // [T] losses of the last forward pass or evaluation.
   const Tensor& token_losses() const { return losses_; }
 
@@ -136,8 +139,14 @@ class Stage {
   void add_parameters();
   void count_channels(std::int64_t layer, const MocKept& kept) const;
   void allocate_activations();
-  Tensor allocate_activation(Shape shape) { return allocate_activation(type(), shape); }
-  Tensor allocate_activation(DType type, Shape shape);
+  Tensor allocate_activation(const char* purpose, Shape shape) {
+    return allocate_activation(purpose, type(), shape);
+  }
+  Tensor allocate_activation(const char* purpose, DType type, Shape shape);
+  void reserve_workspace();
+  // Every kind of pass with one full micro-batch, whose content does not matter: on a counting
+  // device.
+  void run_once();
   BlockActivations allocate_block();
   FfnActivations allocate_ffn();
   // With the positions at the stash's own place, so that each step's ops have the same operands.

@@ -13,6 +13,7 @@ double gradient_sum_of_squares(const ParameterSet& parameters, int part, int num
   for (const Parameter& parameter : parameters) elements += parameter.gradient.num_elements();
   double total = 0.0;
   std::int64_t before = 0;
+  Workspace::Frame frame(parameters.device(), "gradient norm");
   for (const Parameter& parameter : parameters) {
     if (!parameter.gradient) continue;
     // A parameter belongs to the part in which its middle lies.

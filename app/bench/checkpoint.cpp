@@ -252,8 +252,8 @@ void register_bench_checkpoint(CLI::App& bench) {
   add_json_option(*command, options->json);
   command->callback([options] {
     require_one_process("checkpoint");
-    const Membership membership = data_parallel_membership();
-    check_memory_of_bench(options->training, membership.communicator());
+    const Membership membership(mpi_session());
+    check_memory_of_bench(options->training, membership);
     const nlohmann::json report = CheckpointBenchmark(membership, *options).run();
     options->json ? print_json(report) : print_checkpoint(report);
   });

@@ -157,8 +157,8 @@ void print_train(const nlohmann::json& report) {
 }
 
 void run_bench_train(const BenchTrainOptions& options) {
-  const Membership membership = data_parallel_membership();
-  check_memory_of_bench(options.training, membership.communicator());
+  const Membership membership(mpi_session());
+  check_memory_of_bench(options.training, membership);
   const nlohmann::json report = measure(membership, options);
   if (!membership.reports()) return;
   options.json ? print_json(report) : print_train(report);

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "app/console/option_checks.h"
-#include "app/job/mpi_session.h"
 #include "app/plan/memory_check.h"
 #include "kernels/elementwise/elementwise.h"
 
@@ -53,19 +52,14 @@ HostedModel& adopted(HostedModel& model, const Membership& membership) {
 
 }  // namespace
 
-Membership data_parallel_membership() {
-  MpiRuntime& runtime = mpi_session();
-  return Membership(runtime, runtime.size(), 1);
-}
-
 BenchTraining::BenchTraining(const Membership& membership, Device& device,
                              const BenchTrainingOptions& options)
     : tokens_per_step_(options.micro_batch * options.sequence_length * options.micro_batches *
                        membership.communicator().size()),
-      hosted_model_(device,
-                    hosted_model_options(config_of(options, membership.communicator().size()),
-                                         options.choose_device(membership.communicator()),
-                                         options.micro_batches)),
+      hosted_model_(device, hosted_model_options(
+                                settle_device(config_of(options, membership.communicator().size()),
+                                              options.choose_device(membership.communicator())),
+                                options.micro_batches)),
       runner_(membership, adopted(hosted_model_, membership), kGradientClip) {
   hosted_model_.initialize(1);
   std::mt19937 generator(1);
@@ -92,9 +86,10 @@ DeviceChoice BenchTrainingOptions::choose_device(Communicator& communicator) con
   return choice;
 }
 
-void check_memory_of_bench(const BenchTrainingOptions& options, Communicator& communicator) {
+void check_memory_of_bench(const BenchTrainingOptions& options, const Membership& membership) {
+  Communicator& communicator = membership.communicator();
   if (options.choose_device(communicator).backend != Backend::cpu) return;
-  check_memory_of_run(config_of(options, communicator.size()), communicator, options.model.threads,
+  check_memory_of_run(config_of(options, communicator.size()), membership, options.model.threads,
                       "a smaller --micro-batch, --sequence-length or --preset needs less");
 }
 

@@ -37,10 +37,7 @@ void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options
 
 // Refuses what this host has not the memory for (check_memory_of_run); on GPUs nothing. All
 // processes take part.
-void check_memory_of_bench(const BenchTrainingOptions& options, Communicator& communicator);
-
-// Of the job's processes, a replica each.
-Membership data_parallel_membership();
+void check_memory_of_bench(const BenchTrainingOptions& options, const Membership& membership);
 
 // Data-parallel training steps on random tokens; the same ones every step, on which the work does
 // not depend.

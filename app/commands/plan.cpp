@@ -129,7 +129,8 @@ std::shared_ptr<const SequenceDataset> open_training_data(const TrainConfig& con
 // What this process can take of its GPU; the other processes are on GPUs like it.
 PlannedGpu examine_gpu(const PlannedDevice& planned, const PlanArguments& arguments) {
   PlannedGpu gpu;
-  gpu.device = planned.is_here ? planned.choice.create(0) : Device::create_planned_gpu();
+  gpu.device =
+      planned.is_here ? planned.choice.create(0) : Device::create_counting(Backend::cuda, 0);
   gpu.memory_bytes = arguments.device_memory > 0
                          ? static_cast<std::int64_t>(arguments.device_memory)
                          : device_properties(*gpu.device).free_bytes;
@@ -165,7 +166,11 @@ PlanningMachine examine_machine(const PlanArguments& arguments, const TrainConfi
 
 // Plans count in integers, which sizes that nobody can mean would overflow.
 void check_size(const TrainConfig& config, int num_processes) {
-  const double least = least_bytes_of_process(config, resolve_layout(config, num_processes));
+  const RunLayout layout = resolve_layout(config, num_processes);
+  double least = 0.0;
+  for (int stage = 0; stage < layout.num_stages; ++stage) {
+    least = std::max(least, least_bytes_of_process(config, layout, stage));
+  }
   if (least < 1e15) return;
   throw std::invalid_argument(fmt::format(
       "a process of this run needs {} of memory at least: too much to be planned\nhint: a smaller "
@@ -177,7 +182,7 @@ void run_plan(const PlanArguments& arguments) {
   TrainConfig config = load_config(arguments.config, arguments.overrides, StepsAre::optional);
   MpiRuntime& runtime = mpi_session();
   // Of a model that is whole in each process, for the one step that this runs.
-  const Membership membership(runtime, runtime.size(), 1);
+  const Membership membership(runtime);
   const int num_processes = number_of_processes(arguments, config, runtime.size());
   const PlannedDevice planned = choose_planned_device(arguments, config.device, num_processes);
   config = settle_device(config, planned.choice);

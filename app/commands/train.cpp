@@ -24,12 +24,7 @@ void run_train(const TrainArguments& arguments) {
     if (launched_rank() == 0) fmt::print("{}", to_toml(config));
     return;
   }
-  MpiRuntime& runtime = mpi_session();
-  const RunLayout layout = resolve_layout(config, runtime.size());
-  TrainingRun(Membership(runtime, static_cast<int>(layout.num_replicas),
-                         static_cast<int>(layout.num_stages)),
-              config, arguments.options)
-      .run();
+  TrainingRun(Membership(mpi_session(), config), config, arguments.options).run();
 }
 
 }  // namespace

@@ -136,6 +136,23 @@ Passes passes_of(const TrainConfig& config) {
                    config.device.tokens_per_pass, config.parallel.pipeline);
 }
 
+bool is_on_gpu(const TrainConfig& config) {
+  return config.device.backend == BackendChoice::cuda;
+}
+
+Precision precision_of(const TrainConfig& config) {
+  switch (config.device.precision) {
+    case PrecisionChoice::automatic:
+      return is_on_gpu(config) ? Precision::bf16 : Precision::fp32;
+    case PrecisionChoice::bf16:
+      return Precision::bf16;
+    case PrecisionChoice::bf16_pure:
+      return Precision::bf16_pure;
+    default:
+      return Precision::fp32;
+  }
+}
+
 RunLayout resolve_layout(const TrainConfig& config, std::int64_t num_processes) {
   const ParallelConfig& parallel = config.parallel;
   RunLayout layout;

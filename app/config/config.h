@@ -219,6 +219,11 @@ Passes passes_of(std::int64_t micro_batch, std::int64_t sequence_length,
 
 Passes passes_of(const TrainConfig& config);
 
+// Of a config whose device.backend and device.precision are settled: automatic ones count as a
+// CPU's and as the backend's own.
+bool is_on_gpu(const TrainConfig& config);
+Precision precision_of(const TrainConfig& config);
+
 // How a run is spread over processes.
 struct RunLayout {
   std::int64_t num_replicas = 1;

@@ -132,6 +132,25 @@ DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicato
   return choose_device(config, num_cuda_devices(), share.local_rank, share.processes(), words);
 }
 
+TrainConfig settle_device(TrainConfig config, const DeviceChoice& choice) {
+  const bool gpu = choice.backend == Backend::cuda;
+  config.device.backend = gpu ? BackendChoice::cuda : BackendChoice::cpu;
+  switch (choice.precision) {
+    case Precision::fp32:
+      config.device.precision = choice.tf32 ? PrecisionChoice::tf32 : PrecisionChoice::fp32;
+      break;
+    case Precision::bf16:
+      config.device.precision = PrecisionChoice::bf16;
+      break;
+    case Precision::bf16_pure:
+      config.device.precision = PrecisionChoice::bf16_pure;
+      break;
+  }
+  // Passes are for a CPU's caches.
+  if (gpu) config.device.tokens_per_pass = 0;
+  return config;
+}
+
 std::string describe_device(Device& device) {
   if (device.backend() == Backend::cpu) {
     return fmt::format("CPU, {} a process, {}, {}",

@@ -45,6 +45,9 @@ DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_r
 DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator,
                            const DeviceWords& words = {});
 
+// The config with nothing of [device] left open: as a run with this choice has it.
+TrainConfig settle_device(TrainConfig config, const DeviceChoice& choice);
+
 // One line each for the console: what computes, and the type of every class of tensors.
 std::string describe_device(Device& device);
 // The same and, where GPUs are there but not used, why.

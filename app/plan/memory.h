@@ -4,30 +4,21 @@
 #include <vector>
 
 #include "app/config/config.h"
+#include "app/plan/dry_run.h"
 #include "kernels/device/device.h"
-#include "model/stage_memory.h"
 #include "parallel/membership/roster.h"
 
 namespace chaski {
 
-// Of a config whose device.backend and device.precision are settled (settle_device): automatic ones
-// count as a CPU's and as the backend's own.
-bool is_on_gpu(const TrainConfig& config);
-Precision precision_of(const TrainConfig& config);
-
-// What one process of a run will hold, bytes. What its Device accounts for (weights to
-// communication, token_batches among its activations) is exact.
+// What one process of a run will hold, bytes.
 struct RankMemory {
   bool on_gpu = false;
   int rank = 0;
-  Slot slot;
-  StageRange range;
-  StageMemory stage;
-  std::int64_t optimizer = 0;
-  std::int64_t token_batches = 0;  // of a step, on the device
-  std::int64_t communication = 0;
-  std::int64_t prefetch = 0;  // the loader's batches
-  std::int64_t pinned = 0;    // what a GPU copies from and to
+  std::vector<Slot> slots;
+  DryRun dry;                      // what its Device accounts for is exact
+  std::int64_t token_batches = 0;  // of a step, on the device, among its activations
+  std::int64_t prefetch = 0;       // the loader's batches
+  std::int64_t pinned = 0;         // what a GPU copies from and to
   std::int64_t checkpoint_buffer = 0;
   std::int64_t token_pages = 0;   // of the mapped token files; the system may take them back
   std::int64_t process_base = 0;  // the program, its libraries, MPI and its threads
@@ -48,9 +39,8 @@ struct PlanSurroundings {
   std::int64_t token_file_bytes = 0;  // of the training files; 0: not there yet
 };
 
-// By rank. `device` has as many threads as a process of the run will have. Throws
-// std::invalid_argument as resolve_layout does.
-std::vector<RankMemory> plan_memory(Device& device, const TrainConfig& config, int num_processes,
+// By rank; `model` as for dry_run(). Throws what the processes would at their start.
+std::vector<RankMemory> plan_memory(Device& model, const TrainConfig& config, const Roster& roster,
                                     const PlanSurroundings& surroundings);
 
 }  // namespace chaski

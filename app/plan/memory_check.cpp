@@ -31,26 +31,29 @@ void require(double needed, const char* at_least, int processes, const MachineMe
                   format_bytes(machine.bytes), swap, hint));
 }
 
-// A stage's share of the model's parameters: all blocks have the same.
-std::vector<ParameterCount> parameters_of_stage(const LlamaConfig& model, std::int64_t num_stages) {
+std::vector<ParameterCount> parameters_of(const LlamaConfig& model, const StageRange& range) {
+  // All blocks have the same.
   LlamaConfig of_one_block = model;
   of_one_block.num_layers = 1;
   std::vector<ParameterCount> parameters;
   for (const WeightShape& weight : huggingface_weights(of_one_block)) {
-    const std::int64_t copies = weight.layer >= 0 ? model.num_layers : 1;
-    parameters.push_back(
-        {weight.kind, weight.shape, static_cast<double>(copies) / static_cast<double>(num_stages)});
+    const bool here =
+        weight.layer >= 0 ||
+        (weight.kind == ParameterKind::embedding ? range.has_embedding : range.has_head);
+    const std::int64_t copies = weight.layer >= 0 ? range.num_layers : 1;
+    if (here) parameters.push_back({weight.kind, weight.shape, static_cast<double>(copies)});
   }
   return parameters;
 }
 
 }  // namespace
 
-double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout) {
+double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout, int stage) {
   const LlamaConfig& model = config.model.llama;
   const auto sequence = static_cast<double>(config.data.sequence_length);
   const TensorTypes types = types_of(precision_of(config));
-  const std::vector<ParameterCount> parameters = parameters_of_stage(model, layout.num_stages);
+  const std::vector<ParameterCount> parameters =
+      parameters_of(model, stage_range(model, stage, layout.num_stages));
   double state = optimizer_state_bytes(config.optimizer_options(), parameters, types);
   for (const ParameterCount& parameter : parameters) {
     state += static_cast<double>(size_of(types.weights) + size_of(types.gradients)) *
@@ -64,19 +67,27 @@ double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout
   return state + tokens + activations;
 }
 
-void check_memory_of_run(const TrainConfig& config, Communicator& communicator, int threads,
+void check_memory_of_run(const TrainConfig& config, const Membership& membership, int threads,
                          const std::string& hint, const MachineMemory& machine) {
-  const std::vector<int> ranks = share_of_host(communicator).ranks;
+  const std::vector<int> ranks = share_of_host(membership.communicator()).ranks;
   if (!machine.known()) return;
   const auto processes = static_cast<int>(ranks.size());
-  const RunLayout layout = resolve_layout(config, communicator.size());
+  const Roster& roster = membership.roster();
+  const RunLayout layout{.num_replicas = roster.num_replicas(),
+                         .num_stages = roster.num_stages(),
+                         .micro_batches = roster.num_micro_batches(config.parallel.global_batch,
+                                                                   config.parallel.micro_batch)};
   // The plan counts in integers, which sizes that cannot be meant would overflow.
-  require(processes * least_bytes_of_process(config, layout), "at least ", processes, machine,
-          hint);
-  const auto device = Device::create_cpu(threads);
-  const std::vector<RankMemory> plan =
-      plan_memory(*device, config, communicator.size(),
-                  {.process_base = resident_bytes(), .token_file_bytes = 0});
+  double least = 0.0;
+  for (const int rank : ranks) {
+    for (const Slot slot : roster.slots_of(roster.process_at(rank))) {
+      least += least_bytes_of_process(config, layout, slot.stage);
+    }
+  }
+  require(least, "at least ", processes, machine, hint);
+  const auto device = Device::create_counting(Backend::cpu, threads);
+  const std::vector<RankMemory> plan = plan_memory(
+      *device, config, roster, {.process_base = resident_bytes(), .token_file_bytes = 0});
   double needed = 0.0;
   for (const int rank : ranks) {
     needed += static_cast<double>(plan[static_cast<std::size_t>(rank)].total());

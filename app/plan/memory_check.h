@@ -4,7 +4,7 @@
 
 #include "app/config/config.h"
 #include "app/job/machine_memory.h"
-#include "parallel/mpi/communicator.h"
+#include "app/step/membership.h"
 
 namespace chaski {
 
@@ -12,12 +12,12 @@ namespace chaski {
 // may have, swap included: before anything of it is allocated, for it would be killed in its midst.
 // All processes of the job take part, each with `threads` threads. Throws std::invalid_argument
 // with what is needed, what there is, and `hint`.
-void check_memory_of_run(const TrainConfig& config, Communicator& communicator, int threads,
+void check_memory_of_run(const TrainConfig& config, const Membership& membership, int threads,
                          const std::string& hint, const MachineMemory& machine = machine_memory());
 
-// What a process of the run holds at the very least, counted so that no config overflows it: its
-// share of the weights, gradients and optimizer's state, the step's tokens, one row of activations
-// a token.
-double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout);
+// What a process that hosts this stage of the run holds at the very least, counted so that no
+// config overflows it: its weights, gradients and optimizer's state, the step's tokens, one row of
+// activations a token. Throws std::invalid_argument for more stages than layers.
+double least_bytes_of_process(const TrainConfig& config, const RunLayout& layout, int stage);
 
 }  // namespace chaski

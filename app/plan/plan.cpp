@@ -5,6 +5,8 @@
 #include <fmt/core.h>
 #include <stdexcept>
 
+#include "app/step/membership.h"
+
 namespace chaski {
 namespace {
 
@@ -103,34 +105,13 @@ bool fits_gpu(const TrainingPlan& plan, const PlanningMachine& machine) {
   return plan.largest_process_bytes() <= machine.gpu->memory_bytes;
 }
 
-TrainConfig settle_device(TrainConfig config, const DeviceChoice& choice) {
-  const bool gpu = choice.backend == Backend::cuda;
-  config.device.backend = gpu ? BackendChoice::cuda : BackendChoice::cpu;
-  switch (choice.precision) {
-    case Precision::fp32:
-      config.device.precision = choice.tf32 ? PrecisionChoice::tf32 : PrecisionChoice::fp32;
-      break;
-    case Precision::bf16:
-      config.device.precision = PrecisionChoice::bf16;
-      break;
-    case Precision::bf16_pure:
-      config.device.precision = PrecisionChoice::bf16_pure;
-      break;
-  }
-  // Passes are for a CPU's caches.
-  if (gpu) config.device.tokens_per_pass = 0;
-  return config;
-}
-
 bool fits(const TrainingPlan& plan, const MachineMemory& memory) {
   return !memory.known() || plan.needed_bytes() <= memory.bytes + memory.swap_bytes;
 }
 
 Work TrainingPlan::work() const {
   Work total;
-  for (const RankMemory& rank : ranks) {
-    total += plan_work(config, rank).of_step(layout.micro_batches);
-  }
+  for (const RankMemory& rank : ranks) total += rank.dry.step;
   return total;
 }
 
@@ -140,17 +121,32 @@ int planned_threads(const TrainConfig& config, int num_processes, int cores) {
   return std::max(1, cores / num_processes);
 }
 
-TrainingPlan make_plan(const TrainConfig& config, int num_processes,
-                       const PlanningMachine& machine) {
+namespace {
+
+// Like those of the run's processes.
+std::shared_ptr<Device> device_of(const TrainingPlan& plan, const PlanningMachine& machine) {
+  if (plan.on_gpu()) return machine.gpu.value().device;
+  return Device::create_counting(Backend::cpu, plan.threads);
+}
+
+TrainingPlan plan_without_links(const TrainConfig& config, int num_processes,
+                                const PlanningMachine& machine) {
   TrainingPlan plan;
   plan.config = config;
   plan.layout = resolve_layout(config, num_processes);
   plan.threads = planned_threads(config, num_processes, machine.cores);
-  const std::shared_ptr<Device> device =
-      plan.on_gpu() ? machine.gpu.value().device : Device::create_cpu(plan.threads);
-  plan.ranks = plan_memory(*device, config, num_processes, machine.surroundings);
-  plan.links = plan_links(config, plan.ranks);
+  plan.ranks = plan_memory(*device_of(plan, machine), config, initial_roster(config, num_processes),
+                           machine.surroundings);
   if (machine.rates) plan.time = predict_step(*machine.rates, config, plan.ranks, plan.threads);
+  return plan;
+}
+
+}  // namespace
+
+TrainingPlan make_plan(const TrainConfig& config, int num_processes,
+                       const PlanningMachine& machine) {
+  TrainingPlan plan = plan_without_links(config, num_processes, machine);
+  plan.links = plan_links(*device_of(plan, machine), config, initial_roster(config, num_processes));
   return plan;
 }
 
@@ -167,8 +163,8 @@ std::vector<WhatIf> plan_neighbours(const TrainingPlan& plan, const PlanningMach
   std::vector<WhatIf> result;
   for (const Neighbour& neighbour : neighbours) {
     try {
-      result.push_back(
-          {neighbour.change, make_plan(neighbour.config, neighbour.num_processes, machine)});
+      result.push_back({neighbour.change,
+                        plan_without_links(neighbour.config, neighbour.num_processes, machine)});
     } catch (const std::invalid_argument&) {
       // Not every layout is possible: too few layers for the stages, a tied head, …
     }
@@ -195,8 +191,8 @@ std::vector<FfnChoice> plan_ffn_choices(const TrainingPlan& plan, const Planning
       config.model.recompute = recompute;
       FfnChoice choice;
       choice.name = fmt::format("{}, recompute {}", model.describe_ffn(), name_of(recompute));
-      choice.plan = make_plan(config, static_cast<int>(plan.ranks.size()), without_rates);
-      choice.bytes_per_token = choice.plan.ranks.front().stage.ffn_bytes_per_token;
+      choice.plan = plan_without_links(config, static_cast<int>(plan.ranks.size()), without_rates);
+      choice.bytes_per_token = choice.plan.ranks.front().dry.ffn_bytes_per_token;
       choices.push_back(std::move(choice));
     }
   }

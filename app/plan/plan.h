@@ -7,6 +7,7 @@
 #include "app/config/config.h"
 #include "app/job/device_choice.h"
 #include "app/job/machine_memory.h"
+#include "app/plan/links.h"
 #include "app/plan/memory.h"
 #include "app/plan/time.h"
 #include "app/plan/work.h"
@@ -19,7 +20,7 @@ struct TrainingPlan {
   RunLayout layout;
   int threads = 1;  // a process
   std::vector<RankMemory> ranks;
-  std::vector<Link> links;
+  std::vector<Link> links;       // of the plan itself, not of its neighbours
   std::optional<StepTime> time;  // none without measured rates
 
   std::int64_t tokens_per_step() const {
@@ -37,7 +38,7 @@ struct TrainingPlan {
 
 // The GPU that each process of a run has for itself.
 struct PlannedGpu {
-  std::shared_ptr<Device> device;  // this machine's, or one that is only planned for
+  std::shared_ptr<Device> device;  // this machine's, or a counting one
   std::int64_t memory_bytes = 0;   // that a process can take of it; 0: not known
 };
 
@@ -60,9 +61,6 @@ bool fits(const TrainingPlan& plan, const MachineMemory& memory);
 
 // Threads that each of so many processes on this machine will use (as threads_for_process).
 int planned_threads(const TrainConfig& config, int num_processes, int cores);
-
-// The config with nothing of [device] left open: as a run with this choice has it.
-TrainConfig settle_device(TrainConfig config, const DeviceChoice& choice);
 
 // Of a config whose device is settled; on a GPU `machine` has one. Throws std::invalid_argument as
 // resolve_layout does.

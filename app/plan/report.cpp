@@ -1,9 +1,11 @@
 #include "app/plan/report.h"
 
 #include <algorithm>
+#include <cstring>
 #include <fmt/format.h>
 
 #include "app/console/human_format.h"
+#include "app/step/batch_tensors.h"
 #include "kernels/products/matmul.h"
 
 namespace chaski {
@@ -24,7 +26,7 @@ struct RankGroup {
 std::vector<RankGroup> group_ranks(const std::vector<RankMemory>& ranks) {
   std::vector<RankGroup> groups;
   for (const RankMemory& rank : ranks) {
-    const bool same = !groups.empty() && rank.slot.replica > 1;
+    const bool same = !groups.empty() && rank.slots.front().replica > 1;
     if (same) {
       groups.back().last = rank.rank;
     } else {
@@ -105,13 +107,13 @@ void print_gpu(const TrainingPlan& plan, const PlanningMachine& machine) {
   if (gpu.memory_bytes > 0) {
     const std::string needed =
         fmt::format("{} of {}{} needed", format_bytes(plan.largest_process_bytes()),
-                    format_bytes(gpu.memory_bytes), gpu.device->is_planned() ? "" : " free");
+                    format_bytes(gpu.memory_bytes), gpu.device->is_counting() ? "" : " free");
     line += fits_gpu(plan, machine) ? ": " + needed : ": DOES NOT FIT: " + needed;
   }
-  if (gpu.device->is_planned() && gpu.memory_bytes == 0)
+  if (gpu.device->is_counting() && gpu.memory_bytes == 0)
     line += "; --device-memory SIZE says whether the run fits";
   print_line("GPU", line);
-  if (gpu.device->is_planned()) {
+  if (gpu.device->is_counting()) {
     print_line("",
                "besides, what CUDA itself takes (some hundred MiB) and cuDNN for attention "
                "are known on a GPU only");
@@ -164,7 +166,7 @@ void print_time(const TrainingPlan& plan, const PlanningMachine& machine) {
       work.channel_flops == 0.0
           ? ""
           : fmt::format(", of kept channels alone {:.0f}", 1e-9 * rates.channels);
-  print_line(machine.gpu && machine.gpu->device->is_planned() ? "given" : "measured",
+  print_line(machine.gpu && machine.gpu->device->is_counting() ? "given" : "measured",
              fmt::format("{}: GEMM ceiling {:.0f} GFLOP/s, this model's products {:.0f}{}, "
                          "attention {:.0f} and {:.0f}, copy {:.1f} GB/s",
                          rates_of(plan, rates), 1e-9 * rates.gemm_ceiling, 1e-9 * rates.gemm,
@@ -248,7 +250,7 @@ Json ffn_json(const FfnChoice& choice) {
           {"accounted_bytes", rank.device_total()}};
 }
 
-Json rank_json(const TrainingPlan& plan, const RankMemory& rank) {
+Json rank_json(const RankMemory& rank) {
   Json memory;
   Json activations;
   for (const MemoryRow& row : memory_rows(rank)) {
@@ -257,19 +259,19 @@ Json rank_json(const TrainingPlan& plan, const RankMemory& rank) {
   memory["total"] = rank.on_gpu ? rank.device_total() : rank.total();
   memory["checkpoint copy, at most"] = rank.checkpoint_copy;
   Json phases;
-  for (const WorkspacePhase& phase : rank.stage.phases) phases[phase.name] = phase.bytes;
+  for (const WorkspacePhase& phase : rank.dry.phases) phases[phase.name] = phase.bytes;
   Json host;
   if (rank.on_gpu) {
     for (const MemoryRow& row : host_memory_rows(rank)) host[row.name] = row.bytes;
     host["total"] = rank.total();
   }
-  const Work work = plan_work(plan.config, rank).of_step(plan.layout.micro_batches);
+  const Work& work = rank.dry.step;
   return {{"rank", rank.rank},
-          {"replica", rank.slot.replica},
-          {"stage", rank.slot.stage},
-          {"first_layer", rank.range.first_layer},
-          {"num_layers", rank.range.num_layers},
-          {"parameters", rank.stage.num_parameters()},
+          {"replica", rank.slots.front().replica},
+          {"stage", rank.slots.front().stage},
+          {"first_layer", rank.dry.range.first_layer},
+          {"num_layers", rank.dry.range.num_layers},
+          {"parameters", rank.dry.num_parameters},
           {"memory_bytes", memory},
           {"host_memory_bytes", host},
           {"activation_bytes", activations},
@@ -314,9 +316,10 @@ std::vector<MemoryRow> memory_rows(const RankMemory& rank) {
       rows.push_back({name_of(category), rank.device_bytes(category)});
       continue;
     }
-    rows.push_back({name_of(category), rank.stage.bytes(category)});
-    for (const PlannedMemory& part : rank.stage.parts) {
-      if (part.category == category) rows.push_back({part.kind, part.bytes, true});
+    rows.push_back({name_of(category), rank.device_bytes(category) - rank.token_batches});
+    for (const MemoryPart& part : rank.dry.parts) {
+      const bool shown = part.bytes > 0 && std::strcmp(part.purpose, kTokenBatches) != 0;
+      if (part.category == category && shown) rows.push_back({part.purpose, part.bytes, true});
     }
   }
   if (rank.on_gpu) {
@@ -352,7 +355,7 @@ nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine
   report["micro_batch"] = plan.config.parallel.micro_batch;
   report["sequence_length"] = plan.config.data.sequence_length;
   report["tokens_per_step"] = plan.tokens_per_step();
-  for (const RankMemory& rank : plan.ranks) report["ranks"].push_back(rank_json(plan, rank));
+  for (const RankMemory& rank : plan.ranks) report["ranks"].push_back(rank_json(rank));
   report["links"] = Json::array();
   for (const Link& link : plan.links) {
     report["links"].push_back({{"from", link.from},
@@ -373,7 +376,7 @@ nlohmann::ordered_json plan_json(const TrainingPlan& plan, const PlanningMachine
   if (!machine.missing_data.empty()) report["missing_data"] = machine.missing_data;
   report["flops_per_step"] = work.flops();
   report["traffic_bytes_per_step"] = work.traffic_bytes;
-  const bool given = machine.gpu && machine.gpu->device->is_planned();
+  const bool given = machine.gpu && machine.gpu->device->is_counting();
   if (machine.rates) {
     report[given ? "given" : "measured"] = rates_json(*machine.rates);
     if (!given) {
@@ -423,7 +426,7 @@ void print_plan(const TrainingPlan& plan, const PlanningMachine& machine,
   print_gpu(plan, machine);
   print_fit(plan, machine.memory);
   print_line("workspace",
-             fmt::format("most is in use in: {}", plan.ranks.front().stage.phases.front().name));
+             fmt::format("most is in use in: {}", plan.ranks.front().dry.phases.front().name));
   print_links(plan);
   print_neighbours(plan, neighbours);
   print_ffn_choices(plan, ffn_choices);

@@ -13,6 +13,7 @@
 #include "kernels/products/matmul.h"
 #include "model/ffn.h"
 #include "model/precision.h"
+#include "parallel/membership/message_tags.h"
 #include "parallel/pipeline/schedule.h"
 
 namespace chaski {
@@ -145,7 +146,7 @@ void measure_attention(Device& device, const TrainConfig& config, MachineRates& 
   const Tensor log_sum_exp = frame.f32({tokens * shape.num_heads});
   const Tensor dqkv = frame.tensor(type, {tokens, shape.qkv_size()});
   fill_normal(qkv, 0.0f, 1.0f, 1, 1);
-  // As counted in plan_work: multiply-adds of the causal half, two and five products.
+  // As the ops count themselves: multiply-adds of the causal half, two and five products.
   const double products = static_cast<double>(tokens) * static_cast<double>(shape.query_size()) *
                           0.5 * static_cast<double>(shape.sequence_length + 1);
   rates.attention_forward = 4.0 * products / seconds_of(device, [&] {
@@ -232,10 +233,9 @@ StepTime predict_step(const MachineRates& rates, const TrainConfig& config,
   StepTime busiest;
   double busiest_computing = 0.0;
   for (const RankMemory& rank : ranks) {
-    const StageWork stage = plan_work(config, rank);
-    const Work work = stage.of_step(layout.micro_batches);
-    forward = std::max(forward, seconds_for(own, stage.forward));
-    backward = std::max(backward, seconds_for(own, stage.backward));
+    const Work& work = rank.dry.step;
+    forward = std::max(forward, seconds_for(own, rank.dry.forward));
+    backward = std::max(backward, seconds_for(own, rank.dry.backward));
     const double computing = seconds_for(own, work);
     if (computing <= busiest_computing) continue;
     busiest_computing = computing;
@@ -244,10 +244,12 @@ StepTime predict_step(const MachineRates& rates, const TrainConfig& config,
     busiest.traffic_seconds = work.traffic_bytes / own.copy;
     busiest.floor_seconds = work.flops() / own.gemm_ceiling + work.traffic_bytes / own.copy;
     if (is_on_gpu(config)) continue;
-    const double gradients = static_cast<double>(rank.stage.bytes(MemoryCategory::gradients));
-    const auto replicas = static_cast<double>(layout.num_replicas);
-    // Each byte is sent and received, and both read and write memory.
-    busiest.reduction_seconds = 4.0 * 2.0 * (replicas - 1.0) / replicas * gradients / own.copy;
+    double sent = 0.0;
+    for (const Communicator::Sent& message : rank.dry.sent) {
+      if (!is_pipeline_tag(message.tag)) sent += static_cast<double>(message.bytes);
+    }
+    // Of gradients as much is received; both read and write memory.
+    busiest.reduction_seconds = 4.0 * sent / own.copy;
   }
   if (layout.num_stages > 1) {
     const Roster roster =

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "app/config/config.h"
-#include "app/plan/work.h"
+#include "app/plan/memory.h"
 
 namespace chaski {
 

@@ -11,6 +11,9 @@
 
 namespace chaski {
 
+// What their memory is for, on the device.
+inline constexpr const char* kTokenBatches = "token batches";
+
 // Device memory for the tokens of a micro-batch.
 class BatchTensors {
  public:
@@ -20,7 +23,7 @@ class BatchTensors {
   // Copies a batch; without `with_positions` the tokens attend to their whole row. The result is
   // valid until the next call.
   MicroBatch upload(const Batch& batch, bool with_positions);
-  // What the last upload() returned.
+  // What the last upload() returned; all rows before the first.
   const MicroBatch& micro_batch() const { return micro_batch_; }
 
  private:

@@ -7,18 +7,16 @@
 
 namespace chaski {
 
-HostedModelOptions hosted_model_options(const TrainConfig& config, const DeviceChoice& choice,
-                                        std::int64_t micro_batches) {
+HostedModelOptions hosted_model_options(const TrainConfig& config, std::int64_t micro_batches) {
   HostedModelOptions options;
   options.model = config.model.llama;
   options.micro_batches = static_cast<int>(micro_batches);
   options.micro_batch = config.parallel.micro_batch;
   options.sequence_length = config.data.sequence_length;
-  // Passes are for a CPU's caches.
-  options.tokens_per_pass = choice.backend == Backend::cpu ? config.device.tokens_per_pass : 0;
+  options.tokens_per_pass = config.device.tokens_per_pass;
   options.recompute = config.model.recompute;
   options.moc_index = config.model.moc_index();
-  options.precision = choice.precision;
+  options.precision = precision_of(config);
   options.schedule = config.parallel.schedule;
   options.reducer.bucket_bytes = static_cast<std::int64_t>(config.parallel.bucket_mb * (1 << 20));
   options.optimizer = config.optimizer_options();

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "app/config/config.h"
-#include "app/job/device_choice.h"
 #include "app/step/membership.h"
 #include "kernels/device/device.h"
 #include "model/llama_config.h"
@@ -33,9 +32,9 @@ struct HostedModelOptions {
   OptimizerOptions optimizer;
 };
 
-// Of a run with this config and device, each replica of which has so many micro-batches in a step.
-HostedModelOptions hosted_model_options(const TrainConfig& config, const DeviceChoice& choice,
-                                        std::int64_t micro_batches);
+// Of a run with this config, whose device is settled (settle_device), and so many micro-batches of
+// each replica in a step.
+HostedModelOptions hosted_model_options(const TrainConfig& config, std::int64_t micro_batches);
 
 // What the profile calls summing gradients over the replicas.
 inline constexpr const char* kReductionOp = "gradient_reduction";

@@ -2,17 +2,23 @@
 
 #include <memory>
 
+#include "app/config/config.h"
 #include "parallel/membership/roster.h"
 #include "parallel/mpi/communicator.h"
 
 namespace chaski {
 
+// With which a run of so many processes begins: a slot each. Throws as resolve_layout.
+Roster initial_roster(const TrainConfig& config, int num_processes);
+
 // The processes that take part in a run and what each of them hosts, at one version of the roster.
 // Whatever a process does in the name of others (reporting, writing) follows from it.
 class Membership {
  public:
-  // All processes that mpirun started, one slot each. Throws as Roster::initial.
-  Membership(MpiRuntime& runtime, int num_replicas, int num_stages);
+  // All processes that mpirun started. Throws as initial_roster.
+  Membership(MpiRuntime& runtime, const TrainConfig& config);
+  // The same, a whole model each.
+  explicit Membership(MpiRuntime& runtime);
   // A communicator whose ranks are the roster's live processes in order.
   Membership(std::unique_ptr<Communicator> communicator, Roster roster);
 

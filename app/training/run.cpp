@@ -9,7 +9,7 @@
 #include "app/console/human_format.h"
 #include "app/job/job.h"
 #include "app/job/process_memory.h"
-#include "app/plan/plan.h"
+#include "app/plan/dry_run.h"
 #include "app/training/replica_check.h"
 
 namespace chaski {
@@ -272,9 +272,8 @@ void TrainingRun::report_refused_graphs() {
 }
 
 void TrainingRun::report_memory() {
-  const TrainConfig settled = settle_device(config_, device_choice_);
-  const RankMemory planned = plan_memory(*device_, settled, communicator().size(), {})
-                                 .at(static_cast<std::size_t>(communicator().rank()));
+  const DryRun planned = dry_run(*device_, settle_device(config_, device_choice_),
+                                 membership_.roster(), communicator().rank());
   const MemoryUsage& taken = device_->memory();
   std::int64_t peak = 0;
   bool as_planned = true;
@@ -282,7 +281,7 @@ void TrainingRun::report_memory() {
   for (int i = 0; i < kNumMemoryCategories; ++i) {
     const auto category = static_cast<MemoryCategory>(i);
     const std::int64_t bytes = taken.peak(category);
-    const std::int64_t expected = planned.device_bytes(category);
+    const std::int64_t expected = planned.memory.current(category);
     peak += bytes;
     as_planned = as_planned && bytes == expected;
     if (bytes == 0 && expected == 0) continue;
@@ -294,7 +293,7 @@ void TrainingRun::report_memory() {
   peaks[static_cast<std::size_t>(communicator().rank())] = peak;
   communicator().all_reduce_sum(std::span<std::int64_t>(peaks));
   const std::string plan =
-      as_planned ? "as planned" : format_bytes(planned.device_total()) + " planned";
+      as_planned ? "as planned" : format_bytes(planned.memory.total_current()) + " planned";
   const std::vector<std::string> lines = communicator().gather(
       fmt::format("{} at most, {}: {}; the whole process {}", format_bytes(peak), plan, parts,
                   format_bytes(peak_resident_bytes())),

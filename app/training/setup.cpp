@@ -44,7 +44,7 @@ void TrainingRun::check_memory() {
   // Of a GPU's memory is not known here what others have taken of it.
   if (device_choice_.backend != Backend::cpu) return;
   check_memory_of_run(
-      config_, communicator(), threads_for_process(communicator(), config_.run.threads),
+      config_, membership_, threads_for_process(communicator(), config_.run.threads),
       fmt::format(
           "a smaller parallel.micro_batch or data.sequence_length{} needs less; `chaski "
           "plan` shows what takes how much",
@@ -72,7 +72,7 @@ void TrainingRun::create_device() {
 
 void TrainingRun::create_model() {
   model_ = std::make_unique<HostedModel>(
-      *device_, hosted_model_options(config_, device_choice_, micro_batches_));
+      *device_, hosted_model_options(settle_device(config_, device_choice_), micro_batches_));
   LoaderOptions loader;
   loader.seed = static_cast<std::uint64_t>(config_.run.seed);
   loader.global_batch = config_.parallel.global_batch;

@@ -78,6 +78,27 @@ Shape scratch_shape(const Device& device, const Kernel& kernel, const AttentionP
   return {threads_for_problem(device, problem), kernel.scratch_floats(problem)};
 }
 
+// Scores of a token with the tokens up to itself, half of all, of all heads: multiply-adds.
+double score_products(const AttentionShape& shape) {
+  return static_cast<double>(shape.num_tokens()) * static_cast<double>(shape.query_size()) * 0.5 *
+         static_cast<double>(shape.sequence_length + 1);
+}
+
+// What a pass takes of the workspace at most, with documents or without.
+template <typename Kernel>
+std::int64_t workspace_bytes(Device& device, AttentionPass pass, const Kernel& cpu,
+                             const AttentionShape& shape, [[maybe_unused]] DType activations) {
+  if (device.backend() == Backend::cpu) {
+    const Shape scratch = scratch_shape(device, cpu, problem_of(shape));
+    return charged_bytes(scratch.num_elements() * size_of(DType::f32));
+  }
+#ifdef CHASKI_CUDA
+  if (Device* const gpu = device.counted_model())
+    return cuda::attention_workspace_bytes(*gpu, pass, shape, activations);
+#endif
+  return cuda::tiled_attention_workspace_bytes(pass, shape);
+}
+
 void run_forward(Device& device, const AttentionProblem& problem, float* out, float* log_sum_exp) {
   const AttentionForwardKernel& cpu = CHASKI_CPU_KERNELS(attention_forward_kernel);
   const int threads = threads_for_problem(device, problem);
@@ -110,6 +131,13 @@ void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Ten
   require_matrix(kOp, "out", out, shape.num_tokens(), shape.query_size());
   require_elements(kOp, "log_sum_exp", log_sum_exp, shape.num_tokens() * shape.num_heads);
   require_distinct(kOp, "out", out, "qkv", qkv);
+  if (device.is_counting()) {
+    // Of scores and of values.
+    return count_op(
+        device, kOp, {qkv, positions, out, log_sum_exp}, 4.0 * score_products(shape),
+        workspace_bytes(device, AttentionPass::forward,
+                        CHASKI_CPU_KERNELS(attention_forward_kernel), shape, qkv.dtype()));
+  }
   CHASKI_CUDA_OP(device, attention_forward(shape, qkv, positions, out, log_sum_exp));
   run_forward(device, fused_problem(shape, qkv, positions), out.f32(), log_sum_exp.f32());
 }
@@ -128,6 +156,13 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
   require_matrix(kOp, "dout", dout, shape.num_tokens(), shape.query_size());
   require_matrix(kOp, "dqkv", dqkv, shape.num_tokens(), shape.qkv_size());
   require_distinct(kOp, "dqkv", dqkv, "qkv", qkv);
+  if (device.is_counting()) {
+    // Scores are computed again: five products instead of four.
+    return count_op(
+        device, kOp, {qkv, positions, out, log_sum_exp, dout, dqkv}, 10.0 * score_products(shape),
+        workspace_bytes(device, AttentionPass::backward,
+                        CHASKI_CPU_KERNELS(attention_backward_kernel), shape, qkv.dtype()));
+  }
   CHASKI_CUDA_OP(device, attention_backward(shape, qkv, positions, out, log_sum_exp, dout, dqkv));
   const AttentionProblem problem = fused_problem(shape, qkv, positions);
   const AttentionBackwardKernel& cpu = CHASKI_CPU_KERNELS(attention_backward_kernel);
@@ -173,20 +208,6 @@ void attention_decode(const AttentionShape& shape, const Tensor& qkv, std::int64
   const Tensor scratch = frame.f32({cpu.scratch_floats(problem)});
   cpu.run(problem, out.f32(), scratch.f32(),
           threads_for(device, (past + shape.sequence_length) * shape.kv_size()));
-}
-
-std::int64_t attention_workspace_bytes(Device& device, AttentionPass pass,
-                                       const AttentionShape& shape,
-                                       [[maybe_unused]] DType activations) {
-  require_valid("attention_workspace_bytes", shape);
-  if (device.is_planned()) return cuda::tiled_attention_workspace_bytes(pass, shape);
-  CHASKI_CUDA_OP(device, attention_workspace_bytes(device, pass, shape, activations));
-  const AttentionProblem problem = problem_of(shape);
-  const Shape scratch =
-      pass == AttentionPass::forward
-          ? scratch_shape(device, CHASKI_CPU_KERNELS(attention_forward_kernel), problem)
-          : scratch_shape(device, CHASKI_CPU_KERNELS(attention_backward_kernel), problem);
-  return charged_bytes(scratch.num_elements() * static_cast<std::int64_t>(sizeof(float)));
 }
 
 std::string attention_implementation(Device& device, const AttentionShape& shape,

@@ -41,10 +41,6 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
                         const Tensor& dqkv);
 
 enum class AttentionPass { forward, backward };
-// Bytes of workspace that such a pass takes at most, with documents or without. Of a GPU that is
-// only planned for, without what cuDNN may take, which nothing but it knows.
-std::int64_t attention_workspace_bytes(Device& device, AttentionPass pass,
-                                       const AttentionShape& shape, DType activations);
 
 // Decoding: the shape's sequence_length new tokens (batch must be 1) at positions past …
 // past + sequence_length - 1. Their keys and values are appended to the caches

@@ -62,6 +62,14 @@ int default_num_threads() {
   return threads;
 }
 
+int threads_from(int num_threads) {
+  if (num_threads < 0 || num_threads > kMaxThreads)
+    throw std::invalid_argument(fmt::format(
+        "the number of threads is {}: it can be 0 (all cores) to {}", num_threads, kMaxThreads));
+  const int all = default_num_threads();
+  return num_threads == 0 ? all : num_threads;
+}
+
 class CpuReader final : public HostReader {
  public:
   void read(void* to, const void* from, std::int64_t bytes) override {
@@ -131,14 +139,14 @@ std::int64_t MemoryUsage::total_current() const {
 Buffer::Buffer(Buffer&& other) noexcept
     : tensor_(std::exchange(other.tensor_, Tensor())),
       bytes_(std::exchange(other.bytes_, 0)),
-      category_(other.category_) {}
+      part_(other.part_) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   if (this == &other) return *this;
   release();
   tensor_ = std::exchange(other.tensor_, Tensor());
   bytes_ = std::exchange(other.bytes_, 0);
-  category_ = other.category_;
+  part_ = other.part_;
   return *this;
 }
 
@@ -148,7 +156,7 @@ Buffer::~Buffer() {
 
 void Buffer::release() {
   if (empty()) return;
-  tensor_.device().free(tensor_.raw(), bytes_, category_);
+  tensor_.device().free(tensor_.raw(), bytes_, part_);
   tensor_ = Tensor();
   bytes_ = 0;
 }
@@ -162,11 +170,7 @@ Device::Device(Backend backend, int num_threads, std::unique_ptr<DeviceBackend> 
 Device::~Device() = default;
 
 std::unique_ptr<Device> Device::create_cpu(int num_threads) {
-  if (num_threads < 0 || num_threads > kMaxThreads)
-    throw std::invalid_argument(fmt::format(
-        "the number of threads is {}: it can be 0 (all cores) to {}", num_threads, kMaxThreads));
-  const int all = default_num_threads();
-  const int threads = num_threads == 0 ? all : num_threads;
+  const int threads = threads_from(num_threads);
   // For libraries (oneDNN), which ask OpenMP; the kernels name the number themselves.
   omp_set_dynamic(0);
   omp_set_num_threads(threads);
@@ -178,7 +182,47 @@ std::unique_ptr<Device> Device::create_cuda(int ordinal) {
       new Device(Backend::cuda, default_num_threads(), create_cuda_backend(ordinal)));
 }
 
-Buffer Device::allocate(DType dtype, Shape shape, MemoryCategory category) {
+std::unique_ptr<Device> Device::create_counting(Backend backend, int num_threads) {
+  const char* description = backend == Backend::cpu ? "" : "one that is not here";
+  std::unique_ptr<Device> device(
+      new Device(backend, threads_from(num_threads), create_counting_backend(description)));
+  device->is_counting_ = true;
+  device->allows_graphs_ = false;
+  return device;
+}
+
+std::unique_ptr<Device> Device::create_counting(Device& model) {
+  std::unique_ptr<Device> device = create_counting(model.backend(), model.num_threads());
+  device->counted_model_ = model.is_counting() ? model.counted_model() : &model;
+  return device;
+}
+
+std::size_t Device::part_of(MemoryCategory category, const char* purpose) {
+  if (purpose == nullptr) purpose = name_of(category);
+  std::size_t part = 0;
+  while (part < memory_parts_.size() && (memory_parts_[part].category != category ||
+                                         std::strcmp(memory_parts_[part].purpose, purpose) != 0)) {
+    ++part;
+  }
+  if (part == memory_parts_.size()) memory_parts_.push_back({category, purpose, 0});
+  return part;
+}
+
+void Device::add_op_count(OpCount count) {
+  count.calls *= op_repetitions_;
+  count.flops *= static_cast<double>(op_repetitions_);
+  count.bytes *= static_cast<double>(op_repetitions_);
+  for (OpCount& known : op_counts_) {
+    if (known.shape != count.shape || std::strcmp(known.op, count.op) != 0) continue;
+    known.calls += count.calls;
+    known.flops += count.flops;
+    known.bytes += count.bytes;
+    return;
+  }
+  op_counts_.push_back(count);
+}
+
+Buffer Device::allocate(DType dtype, Shape shape, MemoryCategory category, const char* purpose) {
   const std::int64_t bytes = charged_bytes(shape.num_elements() * size_of(dtype));
   void* data = hardware_->allocate(bytes);
   if (data == nullptr)
@@ -193,11 +237,14 @@ Buffer Device::allocate(DType dtype, Shape shape, MemoryCategory category) {
   current += bytes;
   memory_.peak_bytes[index] = std::max(memory_.peak_bytes[index], current);
   ++num_allocations_;
-  return Buffer(Tensor(*this, dtype, shape, data), bytes, category);
+  const std::size_t part = part_of(category, purpose);
+  memory_parts_[part].bytes += bytes;
+  return Buffer(Tensor(*this, dtype, shape, data), bytes, part);
 }
 
-void Device::free(void* data, std::int64_t bytes, MemoryCategory category) {
-  memory_.current_bytes[static_cast<std::size_t>(category)] -= bytes;
+void Device::free(void* data, std::int64_t bytes, std::size_t part) {
+  memory_parts_[part].bytes -= bytes;
+  memory_.current_bytes[static_cast<std::size_t>(memory_parts_[part].category)] -= bytes;
   hardware_->free(data, bytes);
 }
 
@@ -210,17 +257,28 @@ void Device::synchronize() {
   hardware_->synchronize();
 }
 
-Workspace::Frame::Frame(Device& device)
+std::size_t Workspace::index_of(const char* phase) {
+  std::size_t index = 0;
+  while (index < phases_.size() && std::strcmp(phases_[index].name, phase) != 0) ++index;
+  if (index == phases_.size()) phases_.push_back({phase, 0});
+  return index;
+}
+
+Workspace::Frame::Frame(Device& device, const char* phase)
     : workspace_(device.workspace()),
       block_(workspace_.block_),
       offset_(workspace_.offset_),
       used_(workspace_.used_),
-      depth_(++workspace_.open_frames_) {}
+      phase_(workspace_.phase_),
+      depth_(++workspace_.open_frames_) {
+  if (phase != nullptr) workspace_.phase_ = workspace_.index_of(phase);
+}
 
 Workspace::Frame::~Frame() {
   workspace_.block_ = block_;
   workspace_.offset_ = offset_;
   workspace_.used_ = used_;
+  workspace_.phase_ = phase_;
   if (--workspace_.open_frames_ == 0) workspace_.merge_blocks();
 }
 
@@ -243,6 +301,10 @@ void* Workspace::take(std::int64_t bytes) {
   offset_ += bytes;
   used_ += bytes;
   largest_used_ = std::max(largest_used_, used_);
+  if (phase_ != kNoPhase) {
+    std::int64_t& most = phases_[phase_].bytes;
+    most = std::max(most, used_);
+  }
   return data;
 }
 

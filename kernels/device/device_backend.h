@@ -41,6 +41,8 @@ class DeviceBackend {
   virtual std::string describe() const = 0;
 };
 
+// Of Device::create_counting: its memory is addresses alone.
+std::unique_ptr<DeviceBackend> create_counting_backend(std::string description);
 // Defined by the CUDA backend where it is built, else by cuda_absent.cpp.
 std::unique_ptr<DeviceBackend> create_cuda_backend(int ordinal);
 int num_cuda_devices();

@@ -51,6 +51,23 @@ void require_distinct(const char* op, const char* name_a, const Tensor& a, const
     throw std::invalid_argument(fmt::format("{}: {} and {} share memory", op, name_a, name_b));
 }
 
+void count_op(Device& device, const char* op, std::initializer_list<Tensor> operands, double flops,
+              std::int64_t workspace_bytes) {
+  double bytes = 0.0;
+  for (const Tensor& operand : operands) bytes += static_cast<double>(operand.num_bytes());
+  count_op(device, {op, {}, 1, flops, bytes}, workspace_bytes);
+}
+
+void count_op(Device& device, const OpCount& count, std::int64_t workspace_bytes) {
+  Workspace::Frame frame(device);
+  if (workspace_bytes > 0) frame.tensor(DType::u8, {workspace_bytes});
+  device.add_op_count(count);
+}
+
+void require_memory(const Device& device) {
+  if (device.is_counting()) throw std::logic_error("a device that only counts is asked to work");
+}
+
 int threads_for(const Device& device, std::int64_t elements) {
   return elements >= 2 * kMinElementsPerThread ? device.num_threads() : 1;
 }

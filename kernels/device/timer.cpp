@@ -32,12 +32,13 @@ std::unique_ptr<DeviceClock> create_steady_clock() {
 }
 
 std::unique_ptr<DeviceClock> create_device_clock(Device& device) {
+  if (device.is_counting()) return create_steady_clock();
   CHASKI_CUDA_OP(device, create_event_clock(device));
   return create_steady_clock();
 }
 
 DeviceProperties device_properties(Device& device) {
-  if (device.is_planned()) return {};
+  if (device.is_counting()) return {};
   CHASKI_CUDA_OP(device, device_properties(device));
   return {};
 }

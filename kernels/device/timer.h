@@ -38,7 +38,7 @@ class DeviceTimer {
   std::int64_t cache_bytes_;
 };
 
-// Zeros: not known, as of a CPU or a GPU that is only planned for.
+// Zeros: not known, as of a CPU or a counting device.
 struct DeviceProperties {
   std::int64_t cache_bytes = 0;   // of the last-level cache
   std::int64_t memory_bytes = 0;  // of all of the device

@@ -21,8 +21,6 @@ double sum_of_squares(const Tensor& x);
 double sum(const Tensor& x);
 // Number of elements that are NaN or infinite.
 std::int64_t count_nonfinite(const Tensor& x);
-// Bytes of workspace that each of these three takes at most for so many elements.
-std::int64_t sum_workspace_bytes(const Device& device, std::int64_t count);
 
 // Independent normal numbers from a counter-based generator (Philox4x32-10, Salmon et al., SC 2011;
 // Box-Muller in double): element i is a pure function of (seed, stream, i), the same on every CPU.

@@ -7,7 +7,9 @@ namespace chaski {
 
 void fill_normal(const Tensor& out, float mean, float standard_deviation, std::uint64_t seed,
                  std::uint64_t stream) {
-  const Device& device = device_of("fill_normal", out);
+  constexpr const char* kOp = "fill_normal";
+  Device& device = device_of(kOp, out);
+  if (device.is_counting()) return count_op(device, kOp, {out});
   CHASKI_CUDA_OP(device, fill_normal(out, mean, standard_deviation, seed, stream));
   const std::int64_t count = out.num_elements();
   CHASKI_CPU_KERNELS(normal_kernels)

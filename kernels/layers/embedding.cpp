@@ -27,11 +27,12 @@ void require_tokens(const char* op, const Tensor& tokens, std::int64_t vocab_siz
 void embedding_forward(const Tensor& table, const Tensor& tokens, const Tensor& out) {
   constexpr const char* kOp = "embedding_forward";
   const ProfileScope scope(kOp);
-  const Device& device = device_of(kOp, table);
+  Device& device = device_of(kOp, table);
   const std::int64_t hidden = table.shape().back();
   const std::int64_t num_tokens = tokens.num_elements();
   require_dtype(kOp, "tokens", tokens, DType::i32);
   require_matrix(kOp, "out", out, num_tokens, hidden);
+  if (device.is_counting()) return count_op(device, kOp, {tokens, out, out});
   CHASKI_CUDA_OP(device, embedding_forward(table, tokens, out));
   require_tokens(kOp, tokens, table.shape().num_rows());
   CHASKI_CPU_KERNELS(embedding_kernels)
@@ -42,11 +43,12 @@ void embedding_forward(const Tensor& table, const Tensor& tokens, const Tensor& 
 void embedding_backward(const Tensor& dout, const Tensor& tokens, const Tensor& dtable) {
   constexpr const char* kOp = "embedding_backward";
   const ProfileScope scope(kOp);
-  const Device& device = device_of(kOp, dtable);
+  Device& device = device_of(kOp, dtable);
   const std::int64_t hidden = dtable.shape().back();
   const std::int64_t num_tokens = tokens.num_elements();
   require_dtype(kOp, "tokens", tokens, DType::i32);
   require_matrix(kOp, "dout", dout, num_tokens, hidden);
+  if (device.is_counting()) return count_op(device, kOp, {tokens, dout, dout, dout});
   CHASKI_CUDA_OP(device, embedding_backward(dout, tokens, dtable));
   require_tokens(kOp, tokens, dtable.shape().num_rows());
   CHASKI_CPU_KERNELS(embedding_kernels)

@@ -12,7 +12,7 @@ void forward(const char* op, const Tensor& residual, const Tensor& delta, const 
              float epsilon, const Tensor& residual_out, const Tensor& y,
              const Tensor& inverse_rms) {
   const ProfileScope scope(op);
-  const Device& device = device_of(op, residual);
+  Device& device = device_of(op, residual);
   const std::int64_t rows = residual.shape().num_rows();
   const std::int64_t hidden = residual.shape().back();
   if (delta) {
@@ -22,6 +22,9 @@ void forward(const char* op, const Tensor& residual, const Tensor& delta, const 
   require_elements(op, "weight", weight, hidden);
   require_matrix(op, "y", y, rows, hidden);
   if (inverse_rms) require_elements(op, "inverse_rms", inverse_rms, rows);
+  if (device.is_counting())
+    return count_op(device, op,
+                    {residual, delta, weight, delta ? residual_out : Tensor(), y, inverse_rms});
   CHASKI_CUDA_OP(
       device, rmsnorm_forward(op, residual, delta, weight, epsilon, residual_out, y, inverse_rms));
   CHASKI_CPU_KERNELS(rmsnorm_kernels)
@@ -54,12 +57,13 @@ void rmsnorm_recompute(const Tensor& x, const Tensor& weight, const Tensor& inve
                        const Tensor& y) {
   constexpr const char* kOp = "rmsnorm_recompute";
   const ProfileScope scope(kOp);
-  const Device& device = device_of(kOp, x);
+  Device& device = device_of(kOp, x);
   const std::int64_t rows = x.shape().num_rows();
   const std::int64_t hidden = x.shape().back();
   require_elements(kOp, "weight", weight, hidden);
   require_elements(kOp, "inverse_rms", inverse_rms, rows);
   require_matrix(kOp, "y", y, rows, hidden);
+  if (device.is_counting()) return count_op(device, kOp, {x, weight, inverse_rms, y});
   CHASKI_CUDA_OP(device, rmsnorm_recompute(x, weight, inverse_rms, y));
   CHASKI_CPU_KERNELS(rmsnorm_kernels)
       .recompute(x.f32(), weight.f32(), inverse_rms.f32(), y.f32(), rows, hidden,
@@ -78,21 +82,19 @@ void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inver
   require_matrix(kOp, "dy", dy, rows, hidden);
   require_matrix(kOp, "dx", dx, rows, hidden);
   if (dweight) require_elements(kOp, "dweight", dweight, hidden);
-
+  const std::int64_t num_blocks = num_partial_sums(device, rows);
+  if (device.is_counting()) {
+    const std::int64_t sums = num_blocks * hidden * static_cast<std::int64_t>(sizeof(float));
+    return count_op(device, kOp, {x, weight, inverse_rms, dy, dx, dx, dweight, dweight}, 0.0,
+                    dweight ? charged_bytes(sums) : 0);
+  }
   CHASKI_CUDA_OP(device, rmsnorm_backward(x, weight, inverse_rms, dy, dx, dweight));
   const RmsnormKernels& cpu = CHASKI_CPU_KERNELS(rmsnorm_kernels);
   Workspace::Frame frame(device);
-  const std::int64_t num_blocks = num_partial_sums(device, rows);
   const Tensor blocks = dweight ? frame.f32({num_blocks, hidden}) : Tensor();
   cpu.backward(x.f32(), weight.f32(), inverse_rms.f32(), dy.f32(), dx.f32(), blocks.f32(), rows,
                hidden, threads_for(device, rows * hidden));
   if (dweight) cpu.add_blocks(blocks.f32(), num_blocks, hidden, dweight.f32());
-}
-
-std::int64_t rmsnorm_backward_workspace_bytes(const Device& device, std::int64_t rows,
-                                              std::int64_t hidden) {
-  return charged_bytes(num_partial_sums(device, rows) * hidden *
-                       static_cast<std::int64_t>(sizeof(float)));
 }
 
 }  // namespace chaski

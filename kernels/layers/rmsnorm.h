@@ -27,8 +27,5 @@ void rmsnorm_recompute(const Tensor& x, const Tensor& weight, const Tensor& inve
 // dweight [H] += … when not empty. The result does not depend on the number of threads.
 void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms,
                       const Tensor& dy, const Tensor& dx, const Tensor& dweight);
-// Bytes of workspace that it takes for dweight.
-std::int64_t rmsnorm_backward_workspace_bytes(const Device& device, std::int64_t rows,
-                                              std::int64_t hidden);
 
 }  // namespace chaski

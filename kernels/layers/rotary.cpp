@@ -29,7 +29,7 @@ void require_positions_in_table(const char* op, const AttentionShape& shape,
   if (positions) {
     require_dtype(op, "positions", positions, DType::i32);
     require_elements(op, "positions", positions, shape.num_tokens());
-    if (positions.device().backend() != Backend::cpu) return;
+    if (positions.device().backend() != Backend::cpu || positions.device().is_counting()) return;
     smallest = largest = 0;
     for (std::int64_t t = 0; t < shape.num_tokens(); ++t) {
       const std::int64_t position = positions.i32()[t];
@@ -45,12 +45,19 @@ void require_positions_in_table(const char* op, const AttentionShape& shape,
 void rotate(const char* op, const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
             std::int64_t first_position, const Tensor& table, float direction) {
   const ProfileScope scope(op);
-  const Device& device = device_of(op, qkv);
+  Device& device = device_of(op, qkv);
   require_even(op, shape.head_dim);
   require_matrix(op, "qkv", qkv, shape.num_tokens(), shape.qkv_size());
   require_matrix(op, "table", table, table.shape().num_rows(), shape.head_dim);
   if (shape.num_tokens() == 0) return;
   require_positions_in_table(op, shape, positions, first_position, table.shape().num_rows());
+  if (device.is_counting()) {
+    // Of a token, its queries and keys.
+    const Tensor rotated =
+        qkv.view({shape.num_tokens() * shape.qkv_size()})
+            .rows(0, shape.num_tokens() * (shape.query_size() + shape.kv_size()));
+    return count_op(device, op, {rotated, rotated, positions});
+  }
   CHASKI_CUDA_OP(device, rotary(op, shape, qkv, positions, first_position, table, direction));
   CHASKI_CPU_KERNELS(rotary_kernels)
       .rotate(qkv.f32(), shape.num_tokens(), shape.qkv_size(), shape.num_heads + shape.num_kv_heads,
@@ -63,10 +70,11 @@ void rotate(const char* op, const AttentionShape& shape, const Tensor& qkv, cons
 
 void rotary_table(double theta, const Tensor& table) {
   constexpr const char* kOp = "rotary_table";
-  device_of(kOp, table);
+  Device& device = device_of(kOp, table);
   const std::int64_t head_dim = table.shape().back();
   require_even(kOp, head_dim);
   require_dtype(kOp, "table", table, DType::f32);
+  if (device.is_counting()) return count_op(device, kOp, {table});
   std::vector<float> values(static_cast<std::size_t>(table.num_elements()));
   const std::int64_t half = head_dim / 2;
   for (std::int64_t i = 0; i < half; ++i) {

@@ -37,6 +37,12 @@ void require_targets(const char* op, const Tensor& targets, std::int64_t vocab_s
   }
 }
 
+// Whether the host can look at the targets, without waiting for a device.
+bool host_sees(const Tensor& targets) {
+  const Device& device = targets.device();
+  return device.backend() == Backend::cpu && !device.is_counting();
+}
+
 CheckedHead check(const char* op, const HeadLoss& head) {
   Device& device = device_of(op, head.hidden);
   const std::int64_t num_tokens = head.hidden.shape().num_rows();
@@ -49,13 +55,13 @@ CheckedHead check(const char* op, const HeadLoss& head) {
   require_elements(op, "losses", head.losses, num_tokens);
   if (head.chunk < 1)
     throw std::invalid_argument(fmt::format("{}: chunk is {}, expected 1 or more", op, head.chunk));
-  if (device.backend() == Backend::cpu) require_targets(op, head.targets, vocab_size);
+  if (host_sees(head.targets)) require_targets(op, head.targets, vocab_size);
   return {device, num_tokens, hidden_size, vocab_size};
 }
 
 // Whether the host sees that none of these targets counts.
 bool all_ignored(const Tensor& targets) {
-  if (targets.device().backend() != Backend::cpu) return false;
+  if (!host_sees(targets)) return false;
   const std::int32_t* ids = targets.i32();
   return std::all_of(ids, ids + targets.num_elements(), [](std::int32_t id) { return id < 0; });
 }
@@ -78,22 +84,23 @@ void for_each_chunk(const CheckedHead& checked, const HeadLoss& head, Work work,
   const Tensor hidden = head.hidden.view({checked.num_tokens, checked.hidden_size});
   const Tensor targets = head.targets.view({checked.num_tokens});
   const Tensor losses = head.losses.view({checked.num_tokens});
-  for (std::int64_t begin = 0; begin < checked.num_tokens; begin += size) {
-    const std::int64_t count = std::min(size, checked.num_tokens - begin);
-    const Chunk chunk = {begin, count, targets.rows(begin, count), losses.rows(begin, count)};
-    if (all_ignored(chunk.targets)) {
-      fill(chunk.losses, 0.0f);
-      skip(chunk);
-      continue;
-    }
-    const Tensor logits = logits_buffer.rows(0, count);
-    linear_forward(hidden.rows(begin, count), head.weight, logits);
-    work(chunk, logits);
-  }
+  for_each_part(
+      checked.device, checked.num_tokens, size, [&](std::int64_t begin, std::int64_t count) {
+        const Chunk chunk = {begin, count, targets.rows(begin, count), losses.rows(begin, count)};
+        if (all_ignored(chunk.targets)) {
+          fill(chunk.losses, 0.0f);
+          return skip(chunk);
+        }
+        const Tensor logits = logits_buffer.rows(0, count);
+        linear_forward(hidden.rows(begin, count), head.weight, logits);
+        work(chunk, logits);
+      });
 }
 
 void losses_of(const CheckedHead& checked, const Chunk& chunk, const Tensor& logits) {
   const ProfileScope scope(kProfiledName);
+  if (checked.device.is_counting())
+    return count_op(checked.device, kProfiledName, {logits, chunk.targets, chunk.losses});
   CHASKI_CUDA_OP(checked.device,
                  cross_entropy(logits, chunk.targets, chunk.losses, 0.0f, Tensor()));
   CHASKI_CPU_KERNELS(cross_entropy_kernels)
@@ -105,6 +112,11 @@ void losses_of(const CheckedHead& checked, const Chunk& chunk, const Tensor& log
 void losses_and_gradient_of(const CheckedHead& checked, const Chunk& chunk, const Tensor& logits,
                             float scale, [[maybe_unused]] const Tensor& dlogits) {
   const ProfileScope scope(kProfiledName);
+  if (checked.device.is_counting()) {
+    // For the sum of their exponentials, then for the gradient.
+    return count_op(checked.device, kProfiledName,
+                    {logits, logits, dlogits, chunk.targets, chunk.losses});
+  }
   CHASKI_CUDA_OP(checked.device,
                  cross_entropy(logits, chunk.targets, chunk.losses, scale, dlogits));
   CHASKI_CPU_KERNELS(cross_entropy_kernels)
@@ -156,25 +168,6 @@ void head_loss_forward_backward(const HeadLoss& head, float scale, const Tensor&
     fill(dhidden_rows.rows(chunk.begin, chunk.count), 0.0f);
   };
   for_each_chunk(checked, head, forward_backward_chunk, skip_chunk);
-}
-
-std::int64_t head_loss_workspace_bytes(Device& device, const HeadLossSize& size, bool training) {
-  const std::int64_t chunk = std::min(size.chunk, size.num_tokens);
-  const auto products = [&](std::int64_t tokens) {
-    const auto product = [&](LinearPass pass) {
-      return linear_workspace_bytes(device, pass, tokens, size.hidden_size, size.vocab_size);
-    };
-    if (!training || tokens == 0) return product(LinearPass::forward);
-    // The logits' gradient lies over them where they have one type.
-    const std::int64_t gradient =
-        size.type == DType::f32 ? 0 : charged_bytes(tokens * size.vocab_size * size_of(size.type));
-    return std::max(product(LinearPass::forward),
-                    gradient + std::max(product(LinearPass::backward_input),
-                                        product(LinearPass::backward_weight)));
-  };
-  const std::int64_t logits = charged_bytes(chunk * size.vocab_size * size_of(DType::f32));
-  const std::int64_t last = size.num_tokens % chunk;
-  return logits + std::max(products(chunk), last > 0 ? products(last) : 0);
 }
 
 }  // namespace chaski

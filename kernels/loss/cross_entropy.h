@@ -32,17 +32,6 @@ void head_loss_forward(const HeadLoss& head);
 void head_loss_forward_backward(const HeadLoss& head, float scale, const Tensor& dhidden,
                                 const Tensor& dweight);
 
-// Bytes of workspace that the first (training false) or the second of them takes at most, with
-// hidden [num_tokens, hidden_size] and the weights of type `type`.
-struct HeadLossSize {
-  std::int64_t num_tokens;
-  std::int64_t hidden_size;
-  std::int64_t vocab_size;
-  DType type = DType::f32;
-  std::int64_t chunk = HeadLoss{}.chunk;
-};
-std::int64_t head_loss_workspace_bytes(Device& device, const HeadLossSize& size, bool training);
-
 // weights[i] = exp((logits[i] - their maximum) / temperature), in host memory: what a next token is
 // drawn from. As many weights as logits; temperature above 0.
 void softmax_weights(std::span<const float> logits, float temperature, std::span<float> weights);

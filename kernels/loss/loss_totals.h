@@ -16,7 +16,8 @@ struct LossTotals {
 // and in the order of the tokens, without waiting for the device. losses [T] f32, targets [T] i32.
 void add_loss_totals(const Tensor& losses, const Tensor& targets, const Tensor& totals);
 
-// Waits for the device; reads the totals and sets them to 0.
+// Waits for the device; reads the totals and sets them to 0. On a counting device: of one target
+// that lost nothing, so that a mean of them is finite.
 LossTotals take_loss_totals(const Tensor& totals);
 
 }  // namespace chaski

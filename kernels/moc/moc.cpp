@@ -61,6 +61,16 @@ std::int64_t scratch_floats(const MocShape& shape) {
   return CHASKI_CPU_KERNELS(moc_kernels).scratch_floats(moc_problem_of(shape));
 }
 
+std::int64_t bytes_of_floats(std::int64_t count) {
+  return charged_bytes(count * static_cast<std::int64_t>(sizeof(float)));
+}
+
+// Of moc_forward and moc_backward.
+std::int64_t workspace_bytes(const Device& device, const MocShape& shape, std::int64_t rows) {
+  if (device.backend() == Backend::cuda) return 0;
+  return bytes_of_floats(threads_of(device, shape, rows) * scratch_floats(shape));
+}
+
 }  // namespace
 
 const char* name_of(MocPattern pattern) {
@@ -98,6 +108,11 @@ void moc_forward(const MocShape& shape, const Tensor& gate_up, const MocKept& ke
   require_matrix(kOp, "activation", activation, rows, shape.intermediate_size);
   require_distinct(kOp, "activation", activation, "gate_up", gate_up);
   require_moc_kept(kOp, shape, kept, rows);
+  if (device.is_counting()) {
+    return count_op(device, kOp,
+                    {gate_up, kept.gate, kept.up, kept.silu, kept.product, kept.index, activation},
+                    0.0, workspace_bytes(device, shape, rows));
+  }
   CHASKI_CUDA_OP(device, moc_forward(shape, gate_up, kept, activation));
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
   const MocProblem problem = moc_problem_of(shape);
@@ -120,6 +135,12 @@ void moc_backward(const MocShape& shape, const MocKept& kept, const Tensor& dact
   require_distinct(kOp, "dgate_up", dgate_up, "dactivation", dactivation);
   if (activation) require_matrix(kOp, "activation", activation, rows, shape.intermediate_size);
   require_moc_kept(kOp, shape, kept, rows);
+  if (device.is_counting()) {
+    return count_op(device, kOp,
+                    {kept.gate, kept.up, kept.silu, kept.product, kept.index, dactivation, dgate_up,
+                     activation},
+                    0.0, workspace_bytes(device, shape, rows));
+  }
   CHASKI_CUDA_OP(device, moc_backward(shape, kept, dactivation, dgate_up, activation));
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
   const MocProblem problem = moc_problem_of(shape);
@@ -128,12 +149,6 @@ void moc_backward(const MocShape& shape, const MocKept& kept, const Tensor& dact
   const Tensor scratch = frame.f32({threads * scratch_floats(shape)});
   cpu.backward(problem, moc_rows_of(kept), dactivation.f32(), dgate_up.f32(),
                activation ? activation.f32() : nullptr, scratch.f32(), rows, threads);
-}
-
-std::int64_t moc_workspace_bytes(const Device& device, const MocShape& shape, std::int64_t rows) {
-  if (device.backend() == Backend::cuda) return 0;
-  return charged_bytes(threads_of(device, shape, rows) * scratch_floats(shape) *
-                       static_cast<std::int64_t>(sizeof(float)));
 }
 
 void moc_count(const MocShape& shape, const MocKept& kept, const Tensor& counts,
@@ -146,6 +161,11 @@ void moc_count(const MocShape& shape, const MocKept& kept, const Tensor& counts,
   require_moc_kept(kOp, shape, kept, rows);
   require_elements(kOp, "counts", counts, shape.intermediate_size);
   require_elements(kOp, "positive", positive, 2);
+  if (device.is_counting()) {
+    const bool on_cpu = device.backend() == Backend::cpu;
+    return count_op(device, kOp, {kept.gate, kept.index, counts, counts}, 0.0,
+                    on_cpu ? bytes_of_floats(scratch_floats(shape)) : 0);
+  }
   CHASKI_CUDA_OP(device, moc_count(shape, kept, counts, positive));
   const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
   const MocProblem problem = moc_problem_of(shape);

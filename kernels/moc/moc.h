@@ -66,9 +66,6 @@ void moc_forward(const MocShape& shape, const Tensor& gate_up, const MocKept& ke
 void moc_backward(const MocShape& shape, const MocKept& kept, const Tensor& dactivation,
                   const Tensor& dgate_up, const Tensor& activation);
 
-// Bytes of workspace that moc_forward and moc_backward take at most for so many tokens.
-std::int64_t moc_workspace_bytes(const Device& device, const MocShape& shape, std::int64_t rows);
-
 // Adds to counts [I] i32, read without a sign, how many of the kept tokens selected each channel
 // and to positive [2] i32, the lower and the upper half of a number of 64 bits, how many kept gates
 // are positive.

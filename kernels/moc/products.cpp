@@ -42,6 +42,12 @@ MocProductsProblem problem_of(const char* op, const Device& device, const MocSha
           threads_for(device, tokens * shape.keep)};
 }
 
+// Of the kept channels with one of the three weights.
+double product_flops(const MocProductsProblem& problem) {
+  return 2.0 * static_cast<double>(problem.tokens * problem.keep) *
+         static_cast<double>(problem.hidden);
+}
+
 float* data_of(const Tensor& tensor) {
   return tensor ? tensor.f32() : nullptr;
 }
@@ -54,11 +60,10 @@ void select(const Device& device, const MocShape& shape, const Tensor& gates, co
               threads_for(device, tokens * shape.intermediate_size));
 }
 
-// One tensor for both parts of a pass, which come one after the other.
-std::int64_t scratch_floats(const Device& device, MocPass pass, const MocShape& shape,
-                            const MocProductsProblem& problem) {
+// One tensor for both parts of the forward pass, which come one after the other.
+std::int64_t forward_scratch_floats(const Device& device, const MocShape& shape,
+                                    const MocProductsProblem& problem) {
   const MocProductsKernels& cpu = CHASKI_CPU_KERNELS(moc_products_kernels);
-  if (pass == MocPass::backward) return cpu.backward_scratch_floats(problem);
   const int threads = threads_for(device, problem.tokens * problem.size);
   const std::int64_t select =
       CHASKI_CPU_KERNELS(moc_kernels).scratch_floats(moc_problem_of(shape)) * threads;
@@ -97,7 +102,13 @@ void moc_products_forward(const MocShape& shape, const Tensor& x, const Tensor& 
     require_distinct(kOp, "out", out, "gates", gates);
   }
   Workspace::Frame frame(device);
-  const Tensor scratch = frame.f32({scratch_floats(device, MocPass::forward, shape, problem)});
+  const Tensor scratch = frame.f32({forward_scratch_floats(device, shape, problem)});
+  if (device.is_counting()) {
+    return count_op(device, kOp,
+                    {x, gates, weights.up, out ? weights.down : out, kept.gate, kept.up, kept.silu,
+                     kept.product, kept.index, out},
+                    (out ? 2.0 : 1.0) * product_flops(problem));
+  }
   select(device, shape, gates, kept, tokens, scratch.f32());
   CHASKI_CPU_KERNELS(moc_products_kernels)
       .forward(problem, x.f32(), {nullptr, weights.up.f32(), weights.down.f32()}, moc_rows_of(kept),
@@ -126,21 +137,24 @@ void moc_products_backward(const MocShape& shape, const Tensor& dout, const Tens
   if (gradients.down) require_f32(kOp, "gradients.down", gradients.down, hidden, size);
   require_f32(kOp, "dx", dx, tokens, hidden);
   Workspace::Frame frame(device);
-  const Tensor scratch = frame.f32({scratch_floats(device, MocPass::backward, shape, problem)});
+  const Tensor scratch =
+      frame.f32({CHASKI_CPU_KERNELS(moc_products_kernels).backward_scratch_floats(problem)});
+  if (device.is_counting()) {
+    // Through each of the three weights, and to those that learn.
+    double products = 3.0;
+    for (const Tensor* gradient : {&gradients.gate, &gradients.up, &gradients.down})
+      products += gradient->empty() ? 0.0 : 1.0;
+    return count_op(device, kOp,
+                    {dout, x, weights.gate, weights.up, weights.down, kept.gate, kept.up,
+                     kept.index, gradients.gate, gradients.gate, gradients.up, gradients.up,
+                     gradients.down, gradients.down, dx},
+                    products * product_flops(problem));
+  }
   CHASKI_CPU_KERNELS(moc_products_kernels)
       .backward(problem, dout.f32(), data_of(x),
                 {weights.gate.f32(), weights.up.f32(), weights.down.f32()}, moc_rows_of(kept),
                 {data_of(gradients.gate), data_of(gradients.up), data_of(gradients.down)}, dx.f32(),
                 scratch.f32());
-}
-
-std::int64_t moc_products_workspace_bytes(const Device& device, MocPass pass, const MocShape& shape,
-                                          std::int64_t hidden, std::int64_t tokens) {
-  constexpr const char* kOp = "moc_products_workspace_bytes";
-  require_cpu(kOp, device);
-  const MocProductsProblem problem = problem_of(kOp, device, shape, hidden, tokens);
-  return charged_bytes(scratch_floats(device, pass, shape, problem) *
-                       static_cast<std::int64_t>(sizeof(float)));
 }
 
 }  // namespace chaski

@@ -38,9 +38,4 @@ void moc_products_backward(const MocShape& shape, const Tensor& dout, const Tens
                            const MocWeights& weights, const MocKept& kept,
                            const MocWeights& gradients, const Tensor& dx);
 
-enum class MocPass { forward, backward };
-// Bytes of workspace that they take.
-std::int64_t moc_products_workspace_bytes(const Device& device, MocPass pass, const MocShape& shape,
-                                          std::int64_t hidden, std::int64_t tokens);
-
 }  // namespace chaski

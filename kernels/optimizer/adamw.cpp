@@ -47,7 +47,7 @@ void adamw_step(const AdamWHyperparameters& hyperparameters, const Tensor& param
                 const Tensor& gradient, const Tensor& first_moment, const Tensor& second_moment,
                 const Tensor& compute) {
   const ProfileScope scope(kOp);
-  const Device& device = device_of(kOp, parameter);
+  Device& device = device_of(kOp, parameter);
   const std::int64_t count = parameter.num_elements();
   require_precision(device, parameter);
   const std::pair<const char*, const Tensor&> others[] = {
@@ -61,6 +61,10 @@ void adamw_step(const AdamWHyperparameters& hyperparameters, const Tensor& param
     require_dtype(kOp, "compute", compute, DType::bf16);
   }
   const AdamWFactors factors = factors_of(hyperparameters);
+  if (device.is_counting())
+    return count_op(device, kOp,
+                    {parameter, parameter, gradient, first_moment, first_moment, second_moment,
+                     second_moment, compute});
   CHASKI_CUDA_OP(device, adamw_step(hyperparameters, factors, parameter, gradient, first_moment,
                                     second_moment, compute));
   std::uint16_t* rounded = compute ? compute.as<std::uint16_t>() : nullptr;

@@ -87,6 +87,25 @@ bool is_of_few_rows(std::int64_t m, Transpose transpose_a, Transpose transpose_b
   return m <= kFewRows && transpose_a == Transpose::no && transpose_b == Transpose::yes;
 }
 
+// What a product takes of the workspace, as charged.
+std::int64_t workspace_bytes(Device& device, const Matrix& a, Transpose transpose_a,
+                             const Matrix& b, Transpose transpose_b, const Matrix& out,
+                             bool accumulate) {
+  if (device.backend() == Backend::cuda) return charged_bytes(cuda::kGemmWorkspaceBytes);
+  if (out.rows == 1) {
+    const bool copied = transpose_a == Transpose::yes && a.stride != 1;
+    return copied ? charged_bytes(a.rows * size_of(DType::f32)) : 0;
+  }
+  if (is_of_few_rows(out.rows, transpose_a, transpose_b)) return 0;
+  return onednn_gemm_workspace_bytes(device, out.rows, out.cols, cols_of(a, transpose_a),
+                                     operand_of(a, transpose_a), operand_of(b, transpose_b),
+                                     operand_of(out, Transpose::no), accumulate);
+}
+
+double bytes_of(const Matrix& m) {
+  return static_cast<double>(m.rows * m.cols * size_of(m.tensor.dtype()));
+}
+
 void multiply_few_rows(Device& device, const Matrix& a, const Matrix& b, const Matrix& out,
                        bool accumulate) {
   FewRowsProblem problem{};
@@ -142,8 +161,14 @@ void matmul(const Matrix& a, Transpose transpose_a, const Matrix& b, Transpose t
   const bool add = accumulate == Accumulate::yes;
   if (m == 0 || n == 0) return;
   if (k == 0) {
-    if (!add) clear(device, out);
+    if (!add && !device.is_counting()) clear(device, out);
     return;
+  }
+  if (device.is_counting()) {
+    const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n * k);
+    const double bytes = bytes_of(a) + bytes_of(b) + (add ? 2.0 : 1.0) * bytes_of(out);
+    return count_op(device, {profiled_name(transpose_a, transpose_b), {m, n, k}, 1, flops, bytes},
+                    workspace_bytes(device, a, transpose_a, b, transpose_b, out, add));
   }
   CHASKI_CUDA_OP(device, gemm(device, a, transpose_a, b, transpose_b, out, accumulate));
   if (m == 1) {
@@ -167,30 +192,6 @@ void linear_backward_input(const Matrix& dy, const Matrix& weight, const Matrix&
 
 void linear_backward_weight(const Matrix& dy, const Matrix& x, const Matrix& dweight) {
   matmul(dy, Transpose::yes, x, Transpose::no, dweight, Accumulate::yes);
-}
-
-std::int64_t linear_workspace_bytes(Device& device, LinearPass pass, std::int64_t tokens,
-                                    std::int64_t in, std::int64_t out) {
-  const GemmOperand x{nullptr, in, 1};
-  const GemmOperand y{nullptr, out, 1};
-  const GemmOperand weight{nullptr, in, 1};
-  const bool by_weight = pass == LinearPass::backward_weight;
-  if (device.backend() == Backend::cuda) return charged_bytes(cuda::kGemmWorkspaceBytes);
-  // Products of one row and of a few take none.
-  if ((by_weight ? out : tokens) == 1) return 0;
-  if (pass == LinearPass::forward && is_of_few_rows(tokens, Transpose::no, Transpose::yes))
-    return 0;
-  switch (pass) {
-    case LinearPass::forward:
-      return charged_bytes(
-          onednn_gemm_scratch_bytes(device, tokens, out, in, x, {nullptr, 1, in}, y, false));
-    case LinearPass::backward_input:
-      return charged_bytes(onednn_gemm_scratch_bytes(device, tokens, in, out, y, weight, x, false));
-    case LinearPass::backward_weight:
-      return charged_bytes(
-          onednn_gemm_scratch_bytes(device, out, in, tokens, {nullptr, 1, out}, x, weight, true));
-  }
-  return 0;
 }
 
 const char* gemm_library(Backend backend) {

@@ -46,14 +46,6 @@ void linear_backward_input(const Matrix& dy, const Matrix& weight, const Matrix&
 // dW += dyᵀ · x.
 void linear_backward_weight(const Matrix& dy, const Matrix& x, const Matrix& dweight);
 
-enum class LinearPass { forward, backward_input, backward_weight };
-// Bytes of workspace that linear_forward, linear_backward_input (without accumulate) or
-// linear_backward_weight takes at most for x [tokens, in], weight [out, in] and y [tokens, out]
-// without gaps between rows. As those of the other ops: what it is charged, nothing of it after the
-// op.
-std::int64_t linear_workspace_bytes(Device& device, LinearPass pass, std::int64_t tokens,
-                                    std::int64_t in, std::int64_t out);
-
 // Name and version of the GEMM library of a backend, e.g. "oneDNN 2.6.3".
 const char* gemm_library(Backend backend = Backend::cpu);
 

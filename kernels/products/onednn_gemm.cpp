@@ -175,12 +175,12 @@ void onednn_gemm(Device& device, std::int64_t m, std::int64_t n, std::int64_t k,
   cached_gemm(device, m, n, k, a, b, out, accumulate).run(device, a.data, b.data, out.data);
 }
 
-std::int64_t onednn_gemm_scratch_bytes(Device& device, std::int64_t m, std::int64_t n,
-                                       std::int64_t k, const GemmOperand& a, const GemmOperand& b,
-                                       const GemmOperand& out, bool accumulate) {
+std::int64_t onednn_gemm_workspace_bytes(Device& device, std::int64_t m, std::int64_t n,
+                                         std::int64_t k, const GemmOperand& a, const GemmOperand& b,
+                                         const GemmOperand& out, bool accumulate) {
   if (suits_sgemm(n, b, out)) return 0;
   const ScopedNumThreads num_threads(device.num_threads());
-  return cached_gemm(device, m, n, k, a, b, out, accumulate).scratch_bytes();
+  return charged_bytes(cached_gemm(device, m, n, k, a, b, out, accumulate).scratch_bytes());
 }
 
 const char* onednn_name() {

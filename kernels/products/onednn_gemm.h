@@ -22,11 +22,10 @@ void onednn_gemm(Device& device, std::int64_t m, std::int64_t n, std::int64_t k,
                  const GemmOperand& a, const GemmOperand& b, const GemmOperand& out,
                  bool accumulate);
 
-// Bytes of workspace that such a product takes, on the device's threads. Reads no element: the data
-// pointers may be null.
-std::int64_t onednn_gemm_scratch_bytes(Device& device, std::int64_t m, std::int64_t n,
-                                       std::int64_t k, const GemmOperand& a, const GemmOperand& b,
-                                       const GemmOperand& out, bool accumulate);
+// Bytes of workspace that such a product takes, as charged. Reads no element.
+std::int64_t onednn_gemm_workspace_bytes(Device& device, std::int64_t m, std::int64_t n,
+                                         std::int64_t k, const GemmOperand& a, const GemmOperand& b,
+                                         const GemmOperand& out, bool accumulate);
 
 // "oneDNN 2.6.3": the library that runs, not the one that was compiled against.
 const char* onednn_name();

@@ -21,6 +21,10 @@ inline int gradient_tag(const Roster& roster, Slot sender) {
   return activation_tag(roster, sender) + 1;
 }
 
+inline bool is_pipeline_tag(int tag) {
+  return tag >= kPipelineTags && tag < kReducerTags;
+}
+
 // The three streams of a stage's gradient reduction: parts to be summed, sums, scalars.
 inline int reduce_scatter_tag(int stage) {
   return kReducerTags + 3 * stage;

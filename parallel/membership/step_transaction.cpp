@@ -72,7 +72,7 @@ void StepTransaction::abort() noexcept {
   communicator_.revoke();
   if (drop_work_) drop_work_();
   // Without recovery a lost peer means the end of the job, and a vote might wait for it for ever.
-  if (state_ == State::open && communicator_.runtime().survives_failures()) {
+  if (state_ == State::open && communicator_.survives_failures()) {
     try {
       vote(kPeerLost);
     } catch (const std::exception&) {

@@ -70,13 +70,24 @@ const void* host_data(const Tensor& tensor) {
 
 }  // namespace
 
-Communicator::Communicator(MpiRuntime& runtime) : runtime_(runtime) {
+Communicator::Communicator(MpiRuntime& runtime) : runtime_(&runtime) {
   check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "duplicate the communicator", -1);
   adopt();
 }
 
-Communicator::Communicator(MpiRuntime& runtime, MPI_Comm comm) : runtime_(runtime), comm_(comm) {
+Communicator::Communicator(MpiRuntime& runtime, MPI_Comm comm) : runtime_(&runtime), comm_(comm) {
   adopt();
+}
+
+Communicator::Communicator(int rank, int size) : rank_(rank), size_(size) {}
+
+void Communicator::count_sent(std::int64_t bytes, int to, int tag) {
+  for (Sent& known : sent_) {
+    if (known.to != to || known.tag != tag) continue;
+    known.bytes += bytes;
+    return;
+  }
+  sent_.push_back({to, tag, bytes});
 }
 
 void Communicator::adopt() {
@@ -93,7 +104,7 @@ Communicator::~Communicator() {
   int finalized = 0;
   MPI_Finalized(&finalized);
   // Freeing is collective, so it may not end when a peer is gone; such a communicator is left.
-  if (!finalized && comm_ != MPI_COMM_NULL && !broken_ && !runtime_.survives_failures()) {
+  if (!finalized && comm_ != MPI_COMM_NULL && !broken_ && !survives_failures()) {
     MPI_Comm_free(&comm_);
   }
 }
@@ -109,6 +120,10 @@ void Communicator::check(int code, const char* what, int peer) {
 
 Request Communicator::isend(const void* data, std::int64_t bytes, int to, int tag) {
   Request request;
+  if (is_dry()) {
+    count_sent(bytes, to, tag);
+    return request;
+  }
   request.peer_ = to;
   const char* at = static_cast<const char*>(data);
   do {
@@ -124,6 +139,7 @@ Request Communicator::isend(const void* data, std::int64_t bytes, int to, int ta
 
 Request Communicator::irecv(void* data, std::int64_t bytes, int from, int tag) {
   Request request;
+  if (is_dry()) return request;
   request.peer_ = from;
   char* at = static_cast<char*>(data);
   do {
@@ -139,11 +155,12 @@ Request Communicator::irecv(void* data, std::int64_t bytes, int from, int tag) {
 }
 
 Request Communicator::isend(const Tensor& tensor, int to, int tag) {
-  return isend(host_data(tensor), tensor.num_bytes(), to, tag);
+  return isend(is_dry() ? nullptr : host_data(tensor), tensor.num_bytes(), to, tag);
 }
 
 Request Communicator::irecv(const Tensor& tensor, int from, int tag) {
-  return irecv(const_cast<void*>(host_data(tensor)), tensor.num_bytes(), from, tag);
+  void* const data = is_dry() ? nullptr : const_cast<void*>(host_data(tensor));
+  return irecv(data, tensor.num_bytes(), from, tag);
 }
 
 bool Communicator::test_handle(MPI_Request& handle, int peer) {
@@ -163,8 +180,7 @@ bool Communicator::test(Request& request) {
 void Communicator::throw_if_revoked() {
 #ifdef OMPI_HAVE_MPI_EXT_FTMPI
   int revoked = 0;
-  if (runtime_.survives_failures() && MPIX_Comm_is_revoked(comm_, &revoked) == MPI_SUCCESS &&
-      revoked) {
+  if (survives_failures() && MPIX_Comm_is_revoked(comm_, &revoked) == MPI_SUCCESS && revoked) {
     throw_failure("MPI: a peer gave up this communicator");
   }
 #endif
@@ -183,13 +199,14 @@ void Communicator::wait_all(std::span<Request> requests) {
 }
 
 void Communicator::progress() {
+  if (is_dry()) return;
   int found = 0;
   // Nobody sends to himself through MPI; looking for it makes MPI move everything else.
   check(MPI_Iprobe(rank_, 0, comm_, &found, MPI_STATUS_IGNORE), "progress", rank_);
 }
 
 void Communicator::throw_if_peer_died() {
-  if (!runtime_.survives_failures()) return;
+  if (!survives_failures()) return;
   progress();
   if (!dead_ranks().empty()) throw_failure("MPI: the job has lost a process");
 }
@@ -211,6 +228,7 @@ Request Communicator::iall_reduce_sum(double* data, std::int64_t count) {
 
 Request Communicator::iall_reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op) {
   Request request;
+  if (is_dry()) return request;
   int size = 0;
   MPI_Type_size(type, &size);
   char* at = static_cast<char*>(data);
@@ -254,7 +272,7 @@ void Communicator::all_reduce_max(std::span<std::int64_t> data) {
 
 void Communicator::broadcast(void* data, std::int64_t bytes, int root) {
   char* at = static_cast<char*>(data);
-  while (bytes > 0 && size_ > 1) {
+  while (bytes > 0 && size_ > 1 && !is_dry()) {
     const std::int64_t part = std::min(bytes, kMaxPart);
     Request request;
     MPI_Request handle = MPI_REQUEST_NULL;
@@ -298,6 +316,7 @@ std::vector<std::string> Communicator::gather(const std::string& text, int root)
 }
 
 void Communicator::barrier() {
+  if (is_dry()) return;
   Request request;
   MPI_Request handle = MPI_REQUEST_NULL;
   check(MPI_Ibarrier(comm_, &handle), "barrier", -1);
@@ -307,7 +326,7 @@ void Communicator::barrier() {
 
 std::uint32_t Communicator::agree(std::uint32_t flags) {
 #ifdef OMPI_HAVE_MPI_EXT_FTMPI
-  if (runtime_.survives_failures()) {
+  if (survives_failures()) {
     // The uniform agreement takes the bitwise and; the or is the complement of the complements'
     // and.
     int complement = static_cast<int>(~flags & 0x3fffffffU);
@@ -329,7 +348,7 @@ std::uint32_t Communicator::agree(std::uint32_t flags) {
 void Communicator::revoke() noexcept {
   broken_ = true;
 #ifdef OMPI_HAVE_MPI_EXT_FTMPI
-  if (runtime_.survives_failures()) MPIX_Comm_revoke(comm_);
+  if (survives_failures()) MPIX_Comm_revoke(comm_);
 #endif
 }
 
@@ -337,7 +356,7 @@ std::vector<int> Communicator::dead_ranks() const {
   std::vector<int> ranks;
 #ifdef OMPI_HAVE_MPI_EXT_FTMPI
   MPI_Group dead = MPI_GROUP_NULL;
-  if (!runtime_.survives_failures() || MPIX_Comm_get_failed(comm_, &dead) != MPI_SUCCESS) {
+  if (!survives_failures() || MPIX_Comm_get_failed(comm_, &dead) != MPI_SUCCESS) {
     return ranks;
   }
   int count = 0;

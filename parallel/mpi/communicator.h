@@ -40,6 +40,9 @@ class Communicator {
   explicit Communicator(MpiRuntime& runtime);
   // Takes over a communicator that somebody made, e.g. the survivors of a failure.
   Communicator(MpiRuntime& runtime, MPI_Comm comm);
+  // Process `rank` of a job of `size` processes of which none is there: without MPI. Messages and
+  // collectives are complete at once, with the data as they are, and what would be sent is counted.
+  Communicator(int rank, int size);
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
@@ -47,7 +50,10 @@ class Communicator {
   int rank() const { return rank_; }
   int size() const { return size_; }
   MPI_Comm handle() const { return comm_; }
-  MpiRuntime& runtime() const { return runtime_; }
+  MpiRuntime& runtime() const { return *runtime_; }
+  // Whether others are there at all.
+  bool is_dry() const { return runtime_ == nullptr; }
+  bool survives_failures() const { return !is_dry() && runtime_->survives_failures(); }
 
   // Called now and then while waiting (at least every few milliseconds); may throw to give up the
   // wait, e.g. at a deadline or on a signal.
@@ -61,6 +67,16 @@ class Communicator {
   Request isend(const Tensor& tensor, int to, int tag);  // CPU tensors
   Request irecv(const Tensor& tensor, int from, int tag);
   int max_tag() const { return max_tag_; }
+
+  // What was sent to a process under a tag, of a dry communicator.
+  struct Sent {
+    int to;
+    int tag;
+    std::int64_t bytes;
+  };
+  const std::vector<Sent>& sent() const { return sent_; }
+  // For what does not go through messages.
+  void count_sent(std::int64_t bytes, int to, int tag);
 
   // True when complete (or not active). Gives MPI the chance to make progress.
   bool test(Request& request);
@@ -112,13 +128,14 @@ class Communicator {
   bool test_handle(MPI_Request& handle, int peer);
   Request iall_reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op);
 
-  MpiRuntime& runtime_;
+  MpiRuntime* runtime_ = nullptr;
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;
   int max_tag_ = 32767;
   bool broken_ = false;  // a peer failed or the communicator was revoked
   std::function<void()> wait_callback_;
+  std::vector<Sent> sent_;
 };
 
 }  // namespace chaski

@@ -261,7 +261,15 @@ Simulation simulate(const Roster& roster, const std::vector<SlotProgram>& progra
 
 ProcessProgram process_program(const Roster& roster, ScheduleKind kind, int num_micro_batches,
                                int rank) {
-  roster.process_at(rank);
+  const std::vector<Slot> slots = roster.slots_of(roster.process_at(rank));
+  if (slots.size() == 1) {  // nothing to interleave
+    ProcessProgram program;
+    for (const Instruction& instruction :
+         slot_program(kind, slots.front().stage, roster.num_stages(), num_micro_batches)) {
+      program.push_back({slots.front(), instruction});
+    }
+    return program;
+  }
   // A backward pass takes about twice a forward pass.
   return simulate(roster, stage_programs(kind, roster.num_stages(), num_micro_batches), 1.0, 2.0)
       .programs[static_cast<std::size_t>(rank)];

@@ -38,7 +38,8 @@ class MessageChannel final : public TensorChannel {
 
 std::unique_ptr<TensorChannel> open_channel(Communicator& communicator, Device& device,
                                             const ChannelEnd& end) {
-  if (device.backend() == Backend::cuda) return open_nccl_channel(communicator, device, end);
+  if (device.backend() == Backend::cuda && !device.is_counting())
+    return open_nccl_channel(communicator, device, end);
   return std::make_unique<MessageChannel>(communicator, end);
 }
 

@@ -37,9 +37,16 @@ class GradientExchange {
   virtual std::int64_t bytes_per_round() const = 0;  // sent by this process
 };
 
+// What each process sends to the next one of a ring of `group` in which tensors of so many bytes
+// are summed: it passes on all but its own share, once to be summed and once more as a sum.
+inline std::int64_t bytes_in_a_ring(std::int64_t bytes, std::int64_t group) {
+  return 2 * bytes * (group - 1) / group;
+}
+
 // Over messages from a CPU's memory, by NCCL from a GPU's. `ranks` ascending, at least two, this
-// process among them. `stage` keeps exchanges apart that the same processes have at a time. Throws
-// std::invalid_argument where the program cannot.
+// process among them. `stage` keeps exchanges apart that the same processes have at a time. For a
+// GPU that only counts: what NCCL would send in a ring. Throws std::invalid_argument where the
+// program cannot.
 std::unique_ptr<GradientExchange> create_gradient_exchange(Communicator& communicator,
                                                            std::vector<int> ranks, int stage,
                                                            Device& device);

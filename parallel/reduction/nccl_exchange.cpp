@@ -71,12 +71,11 @@ class NcclExchange final : public GradientExchange {
     num_started_ = 0;
   }
 
-  // Of a ring, in which each process passes on all but its own share, once to be summed and once
-  // more as a sum.
+  // Of a ring, as NCCL would by default.
   std::int64_t bytes_per_round() const override {
     std::int64_t bytes = 0;
     for (const Tensor& tensor : tensors_) bytes += tensor.num_bytes();
-    return 2 * bytes * (group_.size() - 1) / group_.size();
+    return bytes_in_a_ring(bytes, group_.size());
   }
 
  private:

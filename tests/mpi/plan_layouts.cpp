@@ -58,14 +58,14 @@ TEST_P(PlanLayoutsTest, DeviceMemoryIsAsPlanned) {
   const int processes = mpi_session().size();
   if (processes % GetParam().pipeline != 0) GTEST_SKIP() << "needs another number of processes";
   const TrainConfig config = config_of(GetParam(), processes / GetParam().pipeline);
-  const auto planning_device = Device::create_cpu(1);
-  const std::vector<RankMemory> planned = plan_memory(*planning_device, config, processes, {});
+  const auto planning_device = Device::create_counting(Backend::cpu, 1);
 
   const auto device = Device::create_cpu(1);
   const RunLayout layout = resolve_layout(config, processes);
-  const Membership membership(mpi_session(), static_cast<int>(layout.num_replicas),
-                              static_cast<int>(layout.num_stages));
-  HostedModel model(*device, hosted_model_options(config, {}, layout.micro_batches));
+  const Membership membership(mpi_session(), config);
+  const std::vector<RankMemory> planned =
+      plan_memory(*planning_device, config, membership.roster(), {});
+  HostedModel model(*device, hosted_model_options(config, layout.micro_batches));
   model.adopt(membership);
   model.initialize(1);
   std::vector<BatchTensors> batches;
@@ -79,7 +79,7 @@ TEST_P(PlanLayoutsTest, DeviceMemoryIsAsPlanned) {
   EXPECT_TRUE(runner.run({.targets = tokens, .learning_rate = 1e-3}, source).verdict.commit);
 
   const RankMemory& own = planned[static_cast<std::size_t>(membership.communicator().rank())];
-  EXPECT_EQ(own.slot, membership.roster().slots_of(membership.process()).front());
+  EXPECT_EQ(own.slots, membership.roster().slots_of(membership.process()));
   for (int i = 0; i < kNumMemoryCategories; ++i) {
     const auto category = static_cast<MemoryCategory>(i);
     EXPECT_EQ(own.device_bytes(category), device->memory().current(category)) << name_of(category);

@@ -85,16 +85,34 @@ TEST(MemoryCheck, LeastBytesOfAProcessDoNotOverflow) {
   const auto parameters = static_cast<double>(config.model.llama.num_parameters());
   const RunLayout layout{.num_replicas = 1, .num_stages = 1, .micro_batches = 3};
   // State; three micro-batches of tokens and targets; two rows of a pass.
-  EXPECT_DOUBLE_EQ(least_bytes_of_process(config, layout),
+  EXPECT_DOUBLE_EQ(least_bytes_of_process(config, layout, 0),
                    16 * parameters + 3 * 800 * 8 + 200 * 128 * 4);
   config.data.sequence_length = 1 << 26;
   config.parallel.micro_batch = 1000000;
   config.device.tokens_per_pass = 0;
   const RunLayout vast{.num_replicas = 1, .num_stages = 1, .micro_batches = 1 << 30};
-  EXPECT_GT(least_bytes_of_process(config, vast), 5e23);
+  EXPECT_GT(least_bytes_of_process(config, vast, 0), 5e23);
   LlamaConfig& model = config.model.llama;
   model.num_layers = model.hidden_size = model.intermediate_size = 1'000'000'000;
-  EXPECT_GT(least_bytes_of_process(config, layout), 16 * 3e27);
+  EXPECT_GT(least_bytes_of_process(config, layout, 0), 16 * 3e27);
+}
+
+// A vocabulary is on the first and on the last stage alone; the stages together hold the model.
+TEST(MemoryCheck, LeastBytesAreOfTheProcessesOwnStage) {
+  TrainConfig config;
+  LlamaConfig& model = config.model.llama;
+  model = llama_preset("llama-9m");
+  model.vocab_size = 1000000;
+  const RunLayout layout{.num_replicas = 1, .num_stages = 4, .micro_batches = 1};
+  const RunLayout whole{.num_replicas = 1, .num_stages = 1, .micro_batches = 1};
+  double sum = 0.0;
+  for (int stage = 0; stage < 4; ++stage) sum += least_bytes_of_process(config, layout, stage);
+  const double beside =
+      least_bytes_of_process(config, whole, 0) - 16.0 * static_cast<double>(model.num_parameters());
+  EXPECT_DOUBLE_EQ(sum - 4 * beside, 16.0 * static_cast<double>(model.num_parameters()));
+  const double middle = least_bytes_of_process(config, layout, 1);
+  EXPECT_DOUBLE_EQ(middle - beside, 16.0 * static_cast<double>(model.num_layer_parameters()));
+  EXPECT_LT(middle, 0.01 * least_bytes_of_process(config, layout, 0));
 }
 
 }  // namespace

@@ -404,7 +404,7 @@ TEST_P(MocProductsTest, PayOnlyWhereTheyDo) {
   EXPECT_FALSE(moc_products_pay(device(), shape, 512, 1));
   EXPECT_TRUE(moc_products_pay(device(), shape, 512, 2048));
   EXPECT_FALSE(moc_products_pay(device(), shape, 8, 2048));  // mostly padding
-  EXPECT_FALSE(moc_products_pay(*Device::create_planned_gpu(), shape, 512, 2048));
+  EXPECT_FALSE(moc_products_pay(*Device::create_counting(Backend::cuda, 1), shape, 512, 2048));
 }
 
 TEST_P(MocProductsTest, RefusesWhatDoesNotFit) {

@@ -164,6 +164,18 @@ TEST(Simulation, EveryTakeoverOfASmallLayoutCanRun) {
   }
 }
 
+// Whose program nothing is interleaved with is found without it.
+TEST(Simulation, OfAProcessWithOneSlotIsItsProgram) {
+  const Roster roster = Roster::initial(2, 3, 6);
+  for (const ScheduleKind kind : {ScheduleKind::gpipe, ScheduleKind::one_f_one_b}) {
+    const Simulation simulation = simulate(roster, stage_programs(kind, 3, 5), 1, 2);
+    for (int rank = 0; rank < 6; ++rank) {
+      EXPECT_EQ(process_program(roster, kind, 5, rank),
+                simulation.programs[static_cast<std::size_t>(rank)]);
+    }
+  }
+}
+
 // All stages on one process: nothing overlaps, so the time is the sum of the work.
 TEST(Simulation, OneProcessHostsThePipeline) {
   const Roster roster = Roster::initial(1, 3, 3).with_takeover(1, 0).with_takeover(2, 0);

@@ -32,7 +32,7 @@ HostedModelOptions small_model() {
 class SkippedSteps : public ::testing::Test {
  protected:
   SkippedSteps()
-      : membership_(mpi_session(), mpi_session().size(), 1),
+      : membership_(mpi_session()),
         device_(Device::create_cpu(1)),
         model_(*device_, small_model()),
         batch_(*device_, kRows, kLength) {

@@ -120,13 +120,13 @@ struct GradientReducer::Implementation {
     exchange->advance();
   }
 
-  void finish(std::span<double> scalars) {
+  void finish() {
     num_started = std::ssize(buckets);
     exchange->start(num_started);
     // What a GPU still computes is no waiting for others.
     parameters.device().synchronize();
     const auto begin = std::chrono::steady_clock::now();
-    exchange->finish(scalars);
+    exchange->finish();
     reset();
     wait_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
@@ -160,12 +160,8 @@ void GradientReducer::gradients_ready(std::int64_t first, std::int64_t count) {
   if (implementation_->exchange) implementation_->ready(first, count);
 }
 
-void GradientReducer::poll() {
-  if (implementation_->exchange) implementation_->exchange->advance();
-}
-
-void GradientReducer::finish(std::span<double> scalars) {
-  if (implementation_->exchange) implementation_->finish(scalars);
+void GradientReducer::finish() {
+  if (implementation_->exchange) implementation_->finish();
 }
 
 void GradientReducer::abort() noexcept {

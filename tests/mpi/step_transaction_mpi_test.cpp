@@ -34,11 +34,6 @@ TEST(StepTransaction, OneVoteDecidesForAll) {
   verdict = transaction.agree({.stop_requested = communicator.rank() == 0});
   EXPECT_TRUE(verdict.commit);
   EXPECT_TRUE(verdict.stop);
-
-  transaction.begin(1, 0);
-  verdict = transaction.agree({.failed = last});
-  EXPECT_FALSE(verdict.commit);
-  EXPECT_TRUE(verdict.failed);
 }
 
 TEST(StepTransaction, NoticesProcessesAtDifferentSteps) {
@@ -47,25 +42,27 @@ TEST(StepTransaction, NoticesProcessesAtDifferentSteps) {
   StepTransaction transaction(communicator, {});
   transaction.begin(100 + (communicator.rank() == 0 ? 1 : 0), 0);
   EXPECT_THROW(transaction.agree({}), std::logic_error);
-  transaction.abort();
+  transaction.abort(StepFailure::here);
 
   Communicator fresh(mpi_session());
   StepTransaction of_version(fresh, {});
   of_version.begin(100, communicator.rank() == 0 ? 1 : 0);
   EXPECT_THROW(of_version.agree({}), std::logic_error);
-  of_version.abort();
+  of_version.abort(StepFailure::here);
 }
 
 TEST(StepTransaction, AbortDropsTheWorkOfAnOpenStepOnly) {
   Communicator communicator(mpi_session());
   int dropped = 0;
   StepTransaction transaction(communicator, [&] { ++dropped; });
-  transaction.abort();
+  transaction.abort(StepFailure::here);
   EXPECT_EQ(dropped, 0);
   transaction.begin(7, 0);
   EXPECT_THROW(transaction.begin(8, 0), std::logic_error);
-  transaction.abort();
+  const StepVerdict verdict = transaction.abort(StepFailure::here);
   EXPECT_EQ(dropped, 1);
+  EXPECT_TRUE(verdict.failed);
+  EXPECT_FALSE(verdict.commit);
   EXPECT_FALSE(transaction.open());
   EXPECT_THROW(transaction.agree({}), std::logic_error);
 }

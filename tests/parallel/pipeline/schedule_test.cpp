@@ -73,16 +73,7 @@ TEST(Schedule, OneForwardOneBackwardOfFourStages) {
   EXPECT_EQ(to_string(slot_program(ScheduleKind::gpipe, 1, 2, 3)), "F0 F1 F2 B0 B1 B2");
 }
 
-TEST(Schedule, DiagramShowsTheBubble) {
-  EXPECT_EQ(diagram(Roster::initial(1, 2, 2), ScheduleKind::one_f_one_b, 2),
-            "process  0 | F0 F1  .  . B0  -  . B1  -\n"
-            "process  1 |  . F0 B0  - F1 B1  -  .  .\n");
-}
-
-TEST(Schedule, NamesAreThoseOfTheConfig) {
-  EXPECT_EQ(schedule_kind("1f1b"), ScheduleKind::one_f_one_b);
-  EXPECT_EQ(schedule_kind("gpipe"), ScheduleKind::gpipe);
-  EXPECT_THROW(schedule_kind("1F1B"), std::invalid_argument);
+TEST(Schedule, RefusesStagesOutsideThePipelineAndStepsWithoutMicroBatches) {
   EXPECT_THROW(slot_program(ScheduleKind::gpipe, 2, 2, 1), std::invalid_argument);
   EXPECT_THROW(slot_program(ScheduleKind::gpipe, 0, 2, 0), std::invalid_argument);
 }

@@ -7,12 +7,14 @@
 #include <stdexcept>
 
 #include "kernels/attention/attention.h"
+#include "kernels/device/rounding.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/layers/rmsnorm.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/moc/moc.h"
 #include "kernels/moc/products.h"
 #include "kernels/products/matmul.h"
+#include "model/parameter.h"
 
 namespace chaski {
 namespace {
@@ -27,10 +29,6 @@ std::int64_t floats(std::int64_t count) {
 
 std::int64_t bytes_of(DType type, std::int64_t count) {
   return charged_bytes(count * size_of(type));
-}
-
-std::int64_t divide_up(std::int64_t n, std::int64_t unit) {
-  return (n + unit - 1) / unit;
 }
 
 // The temporary tensors of a step in the order in which Stage, Block and the ops take them: each
@@ -202,7 +200,8 @@ class WorkspacePlan {
 // Sizes of the parameters, and of a buffer that holds them all (ParameterSet::place).
 class ParameterPlan {
  public:
-  ParameterPlan(const LlamaConfig& config, const StageRange& range) {
+  ParameterPlan(const LlamaConfig& config, const StageRange& range, const TensorTypes& types)
+      : alignment_(ParameterSet::group_alignment(types)) {
     const std::int64_t hidden = config.hidden_size;
     const std::int64_t table = config.vocab_size * hidden;
     if (range.has_embedding) add({table});
@@ -227,10 +226,11 @@ class ParameterPlan {
   // A group of adjacent parameters; the next one begins on a cache line.
   void add(std::initializer_list<std::int64_t> group) {
     sizes.insert(sizes.end(), group);
-    constexpr std::int64_t kAligned = Device::kAlignment / kFloat;
     const std::int64_t elements = std::accumulate(group.begin(), group.end(), std::int64_t{0});
-    buffer_elements += divide_up(elements, kAligned) * kAligned;
+    buffer_elements += round_up(elements, alignment_);
   }
+
+  std::int64_t alignment_;  // as the parameters' groups
 };
 
 // Tensors of a block that keep something of its FFN.
@@ -323,8 +323,8 @@ StageMemory plan_stage_memory(Device& device, const LlamaConfig& config, const S
         "the head must be on one stage");
   }
   StageMemory memory;
-  ParameterPlan parameters(config, range);
   const TensorTypes types = types_of(options.precision);
+  const ParameterPlan parameters(config, range, types);
   const auto parameters_as = [&](DType type) { return bytes_of(type, parameters.buffer_elements); };
   memory.parts.push_back({types.has_master_weights() ? "master weights" : "weights",
                           MemoryCategory::weights, parameters_as(types.weights)});

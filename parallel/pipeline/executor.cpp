@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "kernels/device/timer.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/loss/cross_entropy.h"
 #include "parallel/membership/message_tags.h"
@@ -104,7 +105,7 @@ struct PipelineExecutor::Implementation {
     struct Stop {
       const Clock::time_point& start;
       double& total;
-      ~Stop() { total += std::chrono::duration<double>(Clock::now() - start).count(); }
+      ~Stop() { total += seconds_since(start); }
     } stop{start, result.wait_seconds};
     return wait();
   }

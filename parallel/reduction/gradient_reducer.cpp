@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <stdexcept>
 
+#include "kernels/device/timer.h"
 #include "parallel/reduction/gradient_exchange.h"
 
 namespace chaski {
@@ -128,7 +129,7 @@ struct GradientReducer::Implementation {
     const auto begin = std::chrono::steady_clock::now();
     exchange->finish();
     reset();
-    wait_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    wait_seconds = seconds_since(begin);
   }
 
   ParameterSet& parameters;

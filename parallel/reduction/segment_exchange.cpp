@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/device/rounding.h"
 #include "kernels/elementwise/elementwise.h"
 #include "parallel/membership/message_tags.h"
 
@@ -44,8 +45,7 @@ void SegmentExchange::plan(std::span<const Tensor> tensors) {
   bytes_per_round_ = 0;
   for (const Tensor& tensor : tensors) {
     const std::int64_t count = tensor.num_elements();
-    const std::int64_t piece =
-        ((count + group - 1) / group + kAlignment - 1) / kAlignment * kAlignment;
+    const std::int64_t piece = round_up(divide_up(count, group), kAlignment);
     for (std::int64_t owner = 0; owner < group; ++owner) {
       auto& segments = segments_[static_cast<std::size_t>(owner)];
       tensor_begin_[static_cast<std::size_t>(owner)].push_back(std::ssize(segments));

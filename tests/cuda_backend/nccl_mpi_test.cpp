@@ -109,6 +109,22 @@ TEST_F(GpuReduction, SumsOverTheRanks) {
   }
 }
 
+// On the same communicator and on others, with nothing left of the one before.
+TEST_F(GpuReduction, MayBeMadeAnewBetweenSteps) {
+  const MemoryUsage before = device_->memory();
+  std::unique_ptr<Communicator> another;
+  for (int step = 0; step < 4; ++step) {
+    run_passes(0);
+    expect_sums();
+    reducer_.reset();
+    if (step % 2 == 1) another = std::make_unique<Communicator>(mpi_session());
+    reducer_ = std::make_unique<GradientReducer>(another ? *another : communicator_, all_ranks(), 0,
+                                                 parameters_);
+    EXPECT_EQ(device_->memory().current_bytes, before.current_bytes);
+  }
+  reducer_.reset();
+}
+
 TEST_F(GpuReductionInBf16, SumsOverTheRanks) {
   run_passes(0);
   expect_sums();

@@ -41,7 +41,6 @@ class Roster {
 
   int num_replicas() const { return num_replicas_; }
   int num_stages() const { return num_stages_; }
-  int num_slots() const { return num_replicas_ * num_stages_; }
   // 0 at the start of a job, one more with every change of membership.
   int version() const { return version_; }
 

@@ -28,7 +28,7 @@ StepTransaction::StepTransaction(Communicator& communicator, std::function<void(
     : communicator_(communicator), drop_work_(std::move(drop_work)) {}
 
 void StepTransaction::begin(std::int64_t step, int version) {
-  if (open()) {
+  if (state_ != State::closed) {
     throw std::logic_error(fmt::format("step {} begins while step {} is open", step, step_));
   }
   step_ = step;

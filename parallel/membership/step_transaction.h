@@ -59,10 +59,6 @@ class StepTransaction {
   // process knows its own failure only. Does nothing without a step.
   StepVerdict abort(StepFailure failure) noexcept;
 
-  bool open() const { return state_ != State::closed; }
-  std::int64_t step() const { return step_; }
-  int version() const { return version_; }
-
  private:
   enum class State { closed, open, voted };
   static StepVerdict verdict_of(std::uint32_t flags);

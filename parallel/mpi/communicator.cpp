@@ -146,14 +146,6 @@ void Communicator::wait(Request& request) {
   wait_until([&] { return test(request) ? Progress::done : Progress::none; });
 }
 
-void Communicator::wait_all(std::span<Request> requests) {
-  wait_until([&] {
-    bool done = true;
-    for (Request& request : requests) done = test(request) && done;
-    return done ? Progress::done : Progress::none;
-  });
-}
-
 void Communicator::progress() {
   int found = 0;
   // Nobody sends to himself through MPI; looking for it makes MPI move everything else.
@@ -213,10 +205,6 @@ void Communicator::all_reduce(void* data, std::int64_t count, MPI_Datatype type,
                  [&](void* memory, int part, MPI_Request* request) {
                    return MPI_Iallreduce(MPI_IN_PLACE, memory, part, type, op, comm_, request);
                  });
-}
-
-void Communicator::all_reduce_sum(std::span<float> data) {
-  all_reduce(data.data(), std::ssize(data), MPI_FLOAT, MPI_SUM);
 }
 
 void Communicator::all_reduce_sum(std::span<double> data) {

@@ -76,19 +76,15 @@ class Communicator {
   // True when complete (or not active). Gives MPI the chance to make progress.
   bool test(Request& request);
   void wait(Request& request);
-  void wait_all(std::span<Request> requests);
   // Calls `step` until it says done; for whoever drives several requests by test(). Pauses longer
   // and longer while it says none.
   void wait_until(const std::function<Progress()>& step);
-  // Lets MPI make progress on everything in flight.
-  void progress();
   // For whoever waits in wait_until() for something other than requests, which would tell him:
   // throws PeerFailure when a process is known to be dead. Never where failures are not survived.
   void throw_if_peer_died();
 
   // Collectives: every process must call them in the same order. Sums are in place, in an order
   // that depends on the number of processes only: the same bits on all of them and in every run.
-  void all_reduce_sum(std::span<float> data);
   void all_reduce_sum(std::span<double> data);
   void all_reduce_sum(std::span<std::int64_t> data);
   double all_reduce_max(double value);
@@ -131,6 +127,8 @@ class Communicator {
   Communicator(MpiRuntime& runtime, MPI_Comm comm);
   void check(int code, const char* what, int peer);
   void adopt();
+  // Lets MPI make progress on everything in flight.
+  void progress();
   void throw_if_revoked();
   [[noreturn]] void throw_failure(const std::string& text);
   void wait_until(const std::function<Progress()>& step, bool heed_revocation);

@@ -12,9 +12,7 @@ TEST(StepTransaction, CommitsWhenAllCompleted) {
   StepTransaction transaction(communicator, {});
   for (int step = 0; step < 20; ++step) {
     transaction.begin(step, 0);
-    EXPECT_TRUE(transaction.open());
     const StepVerdict verdict = transaction.agree({});
-    EXPECT_FALSE(transaction.open());
     EXPECT_TRUE(verdict.commit);
     EXPECT_FALSE(verdict.stop || verdict.non_finite || verdict.failed);
   }
@@ -63,7 +61,6 @@ TEST(StepTransaction, AbortDropsTheWorkOfAnOpenStepOnly) {
   EXPECT_EQ(dropped, 1);
   EXPECT_TRUE(verdict.failed);
   EXPECT_FALSE(verdict.commit);
-  EXPECT_FALSE(transaction.open());
   EXPECT_THROW(transaction.agree({}), std::logic_error);
 }
 

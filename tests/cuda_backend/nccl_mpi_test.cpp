@@ -111,6 +111,8 @@ TEST_F(GpuReduction, SumsOverTheRanks) {
 
 // On the same communicator and on others, with nothing left of the one before.
 TEST_F(GpuReduction, MayBeMadeAnewBetweenSteps) {
+  run_passes(0);
+  expect_sums();
   const MemoryUsage before = device_->memory();
   std::unique_ptr<Communicator> another;
   for (int step = 0; step < 4; ++step) {

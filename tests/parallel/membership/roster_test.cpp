@@ -53,6 +53,8 @@ TEST(Roster, EveryRowOfTheGlobalBatchBelongsToOneReplica) {
   EXPECT_EQ(rows.size(), 48u);
   EXPECT_EQ(*rows.begin(), 0);
   EXPECT_EQ(*rows.rbegin(), 47);
+  EXPECT_EQ(roster.num_micro_batches(48, 3), 4);
+  EXPECT_THROW(roster.num_micro_batches(48, 5), std::invalid_argument);
   EXPECT_THROW(roster.rows_of(0, 50), std::invalid_argument);
   EXPECT_THROW(roster.rows_of(4, 48), std::invalid_argument);
 }

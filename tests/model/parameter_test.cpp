@@ -13,7 +13,7 @@ class ParametersInPrecision : public testing::TestWithParam<Precision> {};
 TEST_P(ParametersInPrecision, GroupsBeginOnCacheLines) {
   const auto device = Device::create_cpu(1);
   ParameterSet parameters(*device, types_of(GetParam()));
-  parameters.add("odd", ParameterKind::norm, 0, {17});
+  parameters.add("odd", ParameterKind::norm, 0, {3});
   parameters.add("a", ParameterKind::ffn, 0, {3, 5}, "group");
   parameters.add("b", ParameterKind::ffn, 0, {7, 5}, "group");
   parameters.add("last", ParameterKind::head, -1, {33});

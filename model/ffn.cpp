@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/device/dispatch.h"
+#include "kernels/device/rounding.h"
 #include "kernels/layers/rmsnorm.h"
 #include "kernels/layers/swiglu.h"
 #include "kernels/moc/products.h"
@@ -19,10 +20,6 @@ constexpr std::int64_t kTokensOfGpuTile = 8192;
 constexpr std::int64_t kTileUnit = 16;
 
 constexpr const char* kBackwardPhase = "feed-forward, backward";
-
-std::int64_t divide_up(std::int64_t n, std::int64_t unit) {
-  return (n + unit - 1) / unit;
-}
 
 Tensor rows_of(const Tensor& tensor, std::int64_t begin, std::int64_t count) {
   return tensor ? tensor.rows(begin, count) : Tensor();
@@ -56,7 +53,7 @@ void FfnActivations::add_to(OpKey& key) const {
 std::int64_t ffn_tile(Backend backend, std::int64_t num_tokens) {
   const std::int64_t most = backend == Backend::cpu ? kTokensOfCpuTile : kTokensOfGpuTile;
   const std::int64_t tiles = divide_up(num_tokens, most);
-  return std::min(num_tokens, divide_up(divide_up(num_tokens, tiles), kTileUnit) * kTileUnit);
+  return std::min(num_tokens, round_up(divide_up(num_tokens, tiles), kTileUnit));
 }
 
 MocShape moc_shape(const LlamaConfig& config, std::optional<MocIndex> index) {

@@ -3,17 +3,11 @@
 #include <fmt/core.h>
 #include <stdexcept>
 
+#include "kernels/device/rounding.h"
 #include "kernels/elementwise/elementwise.h"
 
 namespace chaski {
 namespace {
-
-// Groups of parameters begin on a cache line, so that vector loads of their rows are aligned.
-constexpr std::int64_t kGroupAlignment = Device::kAlignment / sizeof(float);
-
-std::int64_t align_up(std::int64_t n) {
-  return (n + kGroupAlignment - 1) / kGroupAlignment * kGroupAlignment;
-}
 
 Tensor adjacent(const std::vector<Parameter>& parameters, std::int64_t first, std::int64_t count,
                 Tensor Parameter::*member) {
@@ -69,17 +63,22 @@ void ParameterSet::add(std::string name, ParameterKind kind, std::int64_t layer,
   groups_.push_back(group);
 }
 
+std::int64_t ParameterSet::group_alignment(const TensorTypes& types) {
+  return Device::kAlignment / size_of(types.compute);  // the smallest of them
+}
+
 std::vector<std::int64_t> ParameterSet::place(
     const std::function<bool(const Parameter&)>& wanted) const {
+  const std::int64_t alignment = group_alignment(types_);
   std::vector<std::int64_t> offsets(parameters_.size() + 1, 0);
   std::int64_t offset = 0;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const bool continues_group = i > 0 && !groups_[i].empty() && groups_[i] == groups_[i - 1];
-    if (!continues_group) offset = align_up(offset);
+    if (!continues_group) offset = round_up(offset, alignment);
     offsets[i] = offset;
     if (wanted(parameters_[i])) offset += parameters_[i].shape.num_elements();
   }
-  offsets.back() = align_up(offset);
+  offsets.back() = round_up(offset, alignment);
   return offsets;
 }
 

@@ -38,6 +38,10 @@ struct Parameter {
 // can be used as one tensor.
 class ParameterSet {
  public:
+  // Elements to a multiple of which groups of parameters begin, in all buffers: on a cache line, so
+  // that vector loads of their rows are aligned.
+  static std::int64_t group_alignment(const TensorTypes& types);
+
   explicit ParameterSet(Device& device, const TensorTypes& types = {})
       : device_(device), types_(types) {}
 

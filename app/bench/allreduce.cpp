@@ -99,8 +99,18 @@ class AllreduceBenchmark {
   }
 
   void reduce_by_mpi() {
-    Request request = communicator_.iall_reduce_sum(gradients_.f32(), gradients_.num_elements());
-    communicator_.wait(request);
+    constexpr std::int64_t kMost = 1 << 30;  // of one call
+    for (std::int64_t at = 0; at < gradients_.num_elements(); at += kMost) {
+      const std::int64_t count = std::min(kMost, gradients_.num_elements() - at);
+      MPI_Request request = MPI_REQUEST_NULL;
+      MPI_Iallreduce(MPI_IN_PLACE, gradients_.f32() + at, static_cast<int>(count), MPI_FLOAT,
+                     MPI_SUM, communicator_.handle(), &request);
+      communicator_.wait_until([&] {
+        int done = 0;
+        MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        return done != 0 ? Progress::done : Progress::none;
+      });
+    }
   }
 
   void run_once(Way& way, bool counts) {

@@ -78,16 +78,18 @@ void check_pipeline(const ParallelConfig& parallel, const LlamaConfig& model) {
   }
 }
 
-void check_parallel(const ParallelConfig& parallel) {
-  const std::int64_t replicas = std::max<std::int64_t>(parallel.data, 1);
+// Rows of a step in whole micro-batches for each of so many replicas.
+void check_batch(const ParallelConfig& parallel, std::int64_t replicas) {
   const std::int64_t rows = parallel.micro_batch * replicas;
-  if (parallel.global_batch % rows != 0) {
-    const std::int64_t above = (parallel.global_batch / rows + 1) * rows;
-    fail(fmt::format("parallel.global_batch is {} but must be a multiple of micro_batch × "
-                     "replicas = {} × {} = {}",
-                     parallel.global_batch, parallel.micro_batch, replicas, rows),
-         fmt::format("for example parallel.global_batch = {}", above));
-  }
+  if (parallel.global_batch % rows == 0) return;
+  const std::int64_t above = (parallel.global_batch / rows + 1) * rows;
+  fail(fmt::format("parallel.global_batch is {} but must be a multiple of micro_batch × "
+                   "replicas = {} × {} = {}",
+                   parallel.global_batch, parallel.micro_batch, replicas, rows),
+       parallel.global_batch % replicas == 0
+           ? fmt::format("for example parallel.micro_batch = {} or parallel.global_batch = {}",
+                         parallel.global_batch / replicas, above)
+           : fmt::format("for example parallel.global_batch = {}", above));
 }
 
 void check_fault(const FaultConfig& fault) {
@@ -117,7 +119,7 @@ void check_config(const TrainConfig& config) {
     config.learning_rate_schedule().validate();
   }
   check_pipeline(config.parallel, config.model.llama);
-  check_parallel(config.parallel);
+  check_batch(config.parallel, std::max<std::int64_t>(config.parallel.data, 1));
   check_fault(config.fault);
   check_device(config.device);
 }
@@ -169,18 +171,8 @@ RunLayout resolve_layout(const TrainConfig& config, std::int64_t num_processes) 
                      parallel.data > 0 ? "parallel.data = 0 to use as many as there are"
                                        : "a pipeline that divides the processes"));
   }
-  const std::int64_t rows = parallel.micro_batch * layout.num_replicas;
-  if (parallel.global_batch % rows != 0) {
-    const std::int64_t above = (parallel.global_batch / rows + 1) * rows;
-    fail(fmt::format("parallel.global_batch is {} but must be a multiple of micro_batch × "
-                     "replicas = {} × {} = {}",
-                     parallel.global_batch, parallel.micro_batch, layout.num_replicas, rows),
-         parallel.global_batch % layout.num_replicas == 0
-             ? fmt::format("for example parallel.micro_batch = {} or parallel.global_batch = {}",
-                           parallel.global_batch / layout.num_replicas, above)
-             : fmt::format("for example parallel.global_batch = {}", above));
-  }
-  layout.micro_batches = parallel.global_batch / rows;
+  check_batch(parallel, layout.num_replicas);
+  layout.micro_batches = parallel.global_batch / (parallel.micro_batch * layout.num_replicas);
   return layout;
 }
 

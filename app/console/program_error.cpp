@@ -11,6 +11,7 @@
 
 #include "app/job/mpi_session.h"
 #include "fault/checkpoint/file_system.h"
+#include "parallel/mpi/communicator.h"
 
 namespace chaski {
 namespace {
@@ -84,6 +85,11 @@ ProgramError describe_error(const std::exception& error) {
   }
   if (dynamic_cast<const std::invalid_argument*>(&error)) return split(error.what(), kWrongInput);
   ProgramError described = split(error.what(), kRunFailed);
+  if (dynamic_cast<const CommunicationError*>(&error) && described.hint.empty()) {
+    described.hint =
+        "a process or the network has failed; `chaski train CONFIG --resume auto` goes on from the "
+        "last checkpoint";
+  }
   const auto* file_error = dynamic_cast<const FileError*>(&error);
   if (file_error && described.hint.empty()) {
     described.hint = hint_against(file_error->error_number());

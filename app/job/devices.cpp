@@ -4,7 +4,6 @@
 #include <array>
 #include <fmt/format.h>
 #include <stdexcept>
-#include <unistd.h>
 
 #include "kernels/device/device_backend.h"
 #include "parallel/nccl/nccl.h"
@@ -15,12 +14,6 @@ namespace {
 DeviceChoice choose_cpu(DeviceConfig config, Communicator& communicator) {
   config.backend = BackendChoice::cpu;
   return choose_device(config, communicator);
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
 }
 
 // "0 to 3", "0, 2, 4 to 6" of ascending numbers.
@@ -60,7 +53,7 @@ std::vector<std::string> describe_job_devices(Communicator& communicator, Device
   std::string own = describe_device(device, choice);
   if (communicator.size() == 1) return {own};
   if (device.backend() == Backend::cuda) own += ", " + nccl_version();
-  const std::vector<std::string> all = communicator.gather(host_name() + ": " + own, 0);
+  const std::vector<std::string> all = communicator.gather(MpiRuntime::host_name() + ": " + own, 0);
   std::vector<std::string> lines;
   std::vector<bool> told(all.size(), false);
   for (std::size_t first = 0; first < all.size(); ++first) {

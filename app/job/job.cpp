@@ -1,14 +1,13 @@
 #include "app/job/job.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
-#include <sched.h>
 #include <sstream>
 #include <stdexcept>
 #include <unistd.h>
 
 #include "app/console/program_error.h"
+#include "kernels/device/cpu_cores.h"
 
 namespace chaski {
 namespace {
@@ -28,19 +27,6 @@ std::string outcome_of(const std::function<std::string()>& work) {
     const std::string hint = described.hint.empty() ? "" : "\nhint: " + described.hint;
     return kFailed + described.message + hint;
   }
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
 }
 
 }  // namespace
@@ -66,16 +52,10 @@ std::vector<std::string> lines_of_all(Communicator& communicator, const std::str
 }
 
 HostShare share_of_host(Communicator& communicator) {
-  const std::string own = host_name();
-  HostShare share;
-  int rank = 0;
-  for (const std::string& name : lines_of_all(communicator, own)) {
-    if (name == own) {
-      share.ranks.push_back(rank);
-      share.local_rank += rank < communicator.rank();
-    }
-    ++rank;
-  }
+  HostShare share{.ranks = communicator.ranks_on_this_host()};
+  share.local_rank = static_cast<int>(
+      std::lower_bound(share.ranks.begin(), share.ranks.end(), communicator.rank()) -
+      share.ranks.begin());
   return share;
 }
 

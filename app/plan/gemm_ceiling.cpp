@@ -31,10 +31,6 @@ std::span<const GemmShape> shapes_for(const Device& device) {
   return device.backend() == Backend::cpu ? std::span<const GemmShape>(kCpuShapes) : kGpuShapes;
 }
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 double best_rate(Device& device, const GemmShape& shape, DType type, double budget) {
   Workspace::Frame frame(device);
   const Tensor x = frame.tensor(type, {shape.rows, shape.in});

@@ -37,7 +37,7 @@ double seconds_of(Device& device, const std::function<void()>& work) {
     timer.start();
     work();
     seconds.push_back(timer.stop());
-  } while (std::chrono::duration<double>(Clock::now() - start).count() < kSecondsPerOp);
+  } while (seconds_since(start) < kSecondsPerOp);
   std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
   return seconds[seconds.size() / 2];
 }

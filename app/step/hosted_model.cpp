@@ -48,19 +48,13 @@ void HostedModel::adopt(const Membership& membership) {
   std::erase_if(stages_, [&](const auto& stage) { return !replicas.contains(stage->stage); });
   std::vector<HostedSlot> slots;
   for (const auto& [stage, of_stage] : replicas) {
-    HostedStage& hosted = host(stage, of_stage, roster.num_stages());
+    HostedStage& hosted = host(membership, stage, of_stage);
     hosted.reducer =
         std::make_unique<GradientReducer>(communicator, roster.ranks_of_stage(stage), stage,
                                           hosted.model->parameters(), options_.reducer);
-    const int stashes = max_in_flight(options_.schedule, stage, roster.num_stages(),
-                                      options_.micro_batches * passes_.count);
-    int first_stash = 0;
     for (const int replica : of_stage) {
-      slots.push_back({.slot = {replica, stage},
-                       .stage = hosted.model.get(),
-                       .first_stash = first_stash,
-                       .listener = &hosted.listener});
-      first_stash += stashes;
+      slots.push_back(
+          {.slot = {replica, stage}, .stage = hosted.model.get(), .listener = &hosted.listener});
     }
   }
   executor_ = std::make_unique<PipelineExecutor>(communicator, roster, options_.schedule,
@@ -68,10 +62,11 @@ void HostedModel::adopt(const Membership& membership) {
   reduce_gradients(true);
 }
 
-HostedStage& HostedModel::host(int stage, const std::vector<int>& replicas, int num_stages) {
-  const int stashes =
-      static_cast<int>(replicas.size()) *
-      max_in_flight(options_.schedule, stage, num_stages, options_.micro_batches * passes_.count);
+HostedStage& HostedModel::host(const Membership& membership, int stage,
+                               const std::vector<int>& replicas) {
+  const Roster& roster = membership.roster();
+  const int stashes = stashes_needed(options_.schedule, roster, membership.process(), stage,
+                                     options_.micro_batches * passes_.count);
   auto place = std::find_if(stages_.begin(), stages_.end(),
                             [stage](const auto& hosted) { return hosted->stage >= stage; });
   if (place == stages_.end() || (*place)->stage != stage) {
@@ -85,7 +80,7 @@ HostedStage& HostedModel::host(int stage, const std::vector<int>& replicas, int 
     auto hosted = std::make_unique<HostedStage>();
     hosted->stage = stage;
     hosted->model = std::make_unique<Stage>(
-        device_, options_.model, stage_range(options_.model, stage, num_stages), options);
+        device_, options_.model, stage_range(options_.model, stage, roster.num_stages()), options);
     hosted->optimizer = make_optimizer(device_, hosted->model->parameters(), options_.optimizer);
     place = stages_.insert(place, std::move(hosted));
   }

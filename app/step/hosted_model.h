@@ -86,7 +86,7 @@ class HostedModel {
   void abort() noexcept;
 
  private:
-  HostedStage& host(int stage, const std::vector<int>& replicas, int num_stages);
+  HostedStage& host(const Membership& membership, int stage, const std::vector<int>& replicas);
 
   Device& device_;
   HostedModelOptions options_;

@@ -49,8 +49,11 @@ StepOutcome StepRunner::run(const StepInput& input, const BatchSource& source) {
   StepOutcome outcome;
   try {
     outcome = run_open_step(input, source);
+  } catch (const PeerFailure&) {
+    transaction_.abort(StepFailure::peer);
+    throw;
   } catch (...) {
-    transaction_.abort();
+    transaction_.abort(StepFailure::here);
     throw;
   }
   if (outcome.verdict.commit) update(input, outcome.gradient_norm);

@@ -11,13 +11,10 @@
 #include "app/job/process_memory.h"
 #include "app/plan/dry_run.h"
 #include "app/training/replica_check.h"
+#include "kernels/device/timer.h"
 
 namespace chaski {
 namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 std::string first_line(const std::string& text) {
   return text.substr(0, text.find('\n'));

@@ -11,15 +11,10 @@
 #include <unistd.h>
 
 #include "fault/checkpoint/file_system.h"
+#include "parallel/mpi/runtime.h"
 
 namespace chaski {
 namespace {
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (::gethostname(name.data(), name.size() - 1) != 0) return "unknown";
-  return name.data();
-}
 
 // What the lock's holder has written: "process 123 on host x".
 std::string read_holder(int descriptor) {
@@ -68,7 +63,8 @@ int try_lock(const std::string& directory, const std::string& path) {
 OutputLock::OutputLock(const std::string& directory) : path_(join_path(directory, ".lock")) {
   create_directories(posix_file_system(), directory);
   while (descriptor_ < 0) descriptor_ = try_lock(directory, path_);
-  const std::string holder = fmt::format("process {} on host {}\n", ::getpid(), host_name());
+  const std::string holder =
+      fmt::format("process {} on host {}\n", ::getpid(), MpiRuntime::host_name());
   const auto bytes = static_cast<ssize_t>(holder.size());
   if (::ftruncate(descriptor_, 0) != 0 ||
       ::pwrite(descriptor_, holder.data(), holder.size(), 0) != bytes)

@@ -7,7 +7,6 @@
 #include <fmt/format.h>
 #include <hdf5.h>
 #include <mutex>
-#include <sched.h>
 #include <signal.h>
 #include <system_error>
 #include <thread>
@@ -15,21 +14,13 @@
 #include "fault/checkpoint/commit.h"
 #include "fault/checkpoint/frozen_tensors.h"
 #include "fault/checkpoint/shard.h"
+#include "kernels/device/cpu_cores.h"
+#include "kernels/device/timer.h"
 
 namespace chaski {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-int usable_cores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-}
 
 bool hdf5_allows_threads() {
   hbool_t safe = false;

@@ -6,6 +6,7 @@
 
 #include "kernels/device/cuda_context.h"
 #include "kernels/device/device.h"
+#include "kernels/device/rounding.h"
 
 namespace chaski::cuda {
 
@@ -39,9 +40,6 @@ void launch(Device& device, const char* name, const LaunchShape& shape,
 // A grid of one dimension with at least one block.
 inline dim3 grid_of(std::int64_t blocks) {
   return dim3(static_cast<unsigned>(blocks < 1 ? 1 : blocks));
-}
-inline std::int64_t divide_up(std::int64_t count, std::int64_t by) {
-  return (count + by - 1) / by;
 }
 
 }  // namespace chaski::cuda

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -37,6 +38,11 @@ class DeviceTimer {
   std::unique_ptr<DeviceClock> clock_;
   std::int64_t cache_bytes_;
 };
+
+// Of the time of this host.
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 // Zeros: not known, as of a CPU or a counting device.
 struct DeviceProperties {

@@ -10,6 +10,15 @@ std::string to_string(Slot slot) {
   return fmt::format("replica {} stage {}", slot.replica, slot.stage);
 }
 
+int position_in(const std::vector<int>& ranks, int rank) {
+  const auto found = std::find(ranks.begin(), ranks.end(), rank);
+  if (found == ranks.end() || !std::is_sorted(ranks.begin(), ranks.end()) || ranks.size() < 2) {
+    throw std::invalid_argument(
+        fmt::format("a group of rank {} needs ascending ranks, its own among them", rank));
+  }
+  return static_cast<int>(found - ranks.begin());
+}
+
 Roster Roster::initial(int num_replicas, int num_stages, int num_processes) {
   if (num_replicas < 1 || num_stages < 1) {
     throw std::invalid_argument(fmt::format(
@@ -22,6 +31,10 @@ Roster Roster::initial(int num_replicas, int num_stages, int num_processes) {
                     num_replicas, num_stages, static_cast<std::int64_t>(num_replicas) * num_stages,
                     num_processes == 1 ? "1 was" : fmt::format("{} were", num_processes),
                     static_cast<std::int64_t>(num_replicas) * num_stages));
+  }
+  if (num_processes > kMaxSlots) {
+    throw std::invalid_argument(fmt::format("parallel: {} replicas x {} stages; at most {} allowed",
+                                            num_replicas, num_stages, kMaxSlots));
   }
   Roster roster;
   roster.num_replicas_ = num_replicas;
@@ -121,15 +134,6 @@ std::int64_t Roster::num_micro_batches(std::int64_t global_batch, std::int64_t m
         global_batch, num_replicas_, rows, micro_batch));
   }
   return rows / micro_batch;
-}
-
-RowRange Roster::rows_of(int replica, std::int64_t global_batch, std::int64_t m,
-                         std::int64_t micro_batch) const {
-  const std::int64_t num = num_micro_batches(global_batch, micro_batch);
-  if (m < 0 || m >= num) {
-    throw std::invalid_argument(fmt::format("roster: micro-batch {} of {}", m, num));
-  }
-  return {rows_of(replica, global_batch).begin + m * micro_batch, micro_batch};
 }
 
 Roster Roster::with_takeover(int dead, int by) const {

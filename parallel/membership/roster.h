@@ -23,19 +23,24 @@ struct RowRange {
   bool operator==(const RowRange&) const = default;
 };
 
+// The place of `rank` in a group of processes. Throws std::invalid_argument unless the ranks are
+// ascending, at least two, and `rank` among them.
+int position_in(const std::vector<int>& ranks, int rank);
+
 // Which process hosts which slot, at one version of the membership. The layout (replicas × stages)
 // never changes; who hosts a slot may. Processes are numbered as mpirun started them and keep their
 // number; their rank in the communicator of the version is their position among the live ones.
 class Roster {
  public:
+  static constexpr int kMaxSlots = 4096;
+
   // One slot per process: process = stage · replicas + replica, so that the processes of a stage,
   // which exchange most, are neighbours, and a pipeline crosses from host to host.
-  // Throws std::invalid_argument unless num_processes = replicas · stages.
+  // Throws std::invalid_argument unless num_processes = replicas · stages, at most kMaxSlots.
   static Roster initial(int num_replicas, int num_stages, int num_processes);
 
   int num_replicas() const { return num_replicas_; }
   int num_stages() const { return num_stages_; }
-  int num_slots() const { return num_replicas_ * num_stages_; }
   // 0 at the start of a job, one more with every change of membership.
   int version() const { return version_; }
 
@@ -66,9 +71,6 @@ class Roster {
   // The replica's part of the global batch; whoever hosts it reads the same rows.
   // Throws std::invalid_argument when the replicas do not divide the batch.
   RowRange rows_of(int replica, std::int64_t global_batch) const;
-  // Micro-batch m of the replica, `micro_batch` rows.
-  RowRange rows_of(int replica, std::int64_t global_batch, std::int64_t m,
-                   std::int64_t micro_batch) const;
   // How many micro-batches a replica runs in a step. Throws std::invalid_argument when rows are
   // left.
   std::int64_t num_micro_batches(std::int64_t global_batch, std::int64_t micro_batch) const;

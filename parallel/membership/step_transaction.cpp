@@ -28,11 +28,12 @@ StepTransaction::StepTransaction(Communicator& communicator, std::function<void(
     : communicator_(communicator), drop_work_(std::move(drop_work)) {}
 
 void StepTransaction::begin(std::int64_t step, int version) {
-  if (open()) {
+  if (state_ != State::closed) {
     throw std::logic_error(fmt::format("step {} begins while step {} is open", step, step_));
   }
   step_ = step;
   version_ = version;
+  verdict_ = {};
   state_ = State::open;
 }
 
@@ -44,42 +45,50 @@ std::uint32_t StepTransaction::vote(std::uint32_t flags) {
   return communicator_.agree(flags);
 }
 
+StepVerdict StepTransaction::verdict_of(std::uint32_t flags) {
+  StepVerdict verdict;
+  verdict.non_finite = (flags & kNonFinite) != 0;
+  verdict.stop = (flags & kStop) != 0;
+  verdict.failed = (flags & kFailed) != 0;
+  verdict.commit = (flags & (kNonFinite | kFailed | kPeerLost)) == 0;
+  return verdict;
+}
+
 StepVerdict StepTransaction::agree(const StepVote& vote_here) {
   if (state_ != State::open) throw std::logic_error("a vote without an open step");
   const std::uint32_t all =
-      vote((vote_here.non_finite ? kNonFinite : 0) | (vote_here.stop_requested ? kStop : 0) |
-           (vote_here.failed ? kFailed : 0));
-  if ((all & kPeerLost) != 0) {
-    throw PeerFailure(fmt::format("a process gave up step {}", step_), communicator_.dead_ranks());
-  }
+      vote((vote_here.non_finite ? kNonFinite : 0) | (vote_here.stop_requested ? kStop : 0));
   const std::uint32_t set = all >> kDigestShift & kDigestMask;
   const std::uint32_t unset = all >> (kDigestShift + kDigestBits) & kDigestMask;
   if ((set & unset) != 0) {
     throw std::logic_error(fmt::format(
         "processes vote on different steps (here step {}, version {})", step_, version_));
   }
+  verdict_ = verdict_of(all);
+  if ((all & (kPeerLost | kFailed)) != 0) {
+    throw PeerFailure(fmt::format("a process gave up step {}", step_), communicator_.dead_ranks());
+  }
   state_ = State::closed;
-  StepVerdict verdict;
-  verdict.non_finite = (all & kNonFinite) != 0;
-  verdict.stop = (all & kStop) != 0;
-  verdict.failed = (all & kFailed) != 0;
-  verdict.commit = !verdict.non_finite && !verdict.failed;
-  return verdict;
+  return verdict_;
 }
 
-void StepTransaction::abort() noexcept {
-  if (state_ == State::closed) return;
+StepVerdict StepTransaction::abort(StepFailure failure) noexcept {
+  if (state_ == State::closed) return {};
   communicator_.revoke();
   if (drop_work_) drop_work_();
-  // Without recovery a lost peer means the end of the job, and a vote might wait for it for ever.
-  if (state_ == State::open && communicator_.survives_failures()) {
+  if (state_ == State::open) {
+    const std::uint32_t flag = failure == StepFailure::here ? kFailed : kPeerLost;
+    verdict_ = verdict_of(flag);
     try {
-      vote(kPeerLost);
+      // Without recovery a lost peer means the end of the job, and a vote might wait for it for
+      // ever.
+      if (communicator_.survives_failures()) verdict_ = verdict_of(vote(flag));
     } catch (const std::exception&) {
       // The vote fails wherever it is counted, which is what it was for.
     }
   }
   state_ = State::closed;
+  return verdict_;
 }
 
 }  // namespace chaski

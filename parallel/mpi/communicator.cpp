@@ -1,12 +1,12 @@
 #include "parallel/mpi/communicator.h"
 
 #include <algorithm>
-#include <cstring>
 #include <fmt/format.h>
-#include <sched.h>
-#include <thread>
+#include <iterator>
+#include <numeric>
 
 #include "kernels/device/device.h"
+#include "parallel/mpi/backoff.h"
 
 #if __has_include(<mpi-ext.h>) && defined(OPEN_MPI)
 #include <mpi-ext.h>
@@ -17,10 +17,6 @@ namespace {
 
 // MPI counts are int; a longer message goes in parts of this size.
 constexpr std::int64_t kMaxPart = std::int64_t{1} << 30;
-
-constexpr const char* kResumeHint =
-    "\nhint: a process or the network has failed; `chaski train CONFIG --resume auto` goes on from "
-    "the last checkpoint";
 
 std::string error_text(int code) {
   char text[MPI_MAX_ERROR_STRING] = {};
@@ -39,27 +35,6 @@ bool means_dead_peer([[maybe_unused]] int code) {
   return false;
 #endif
 }
-
-// Waiting that is quick when the answer is near and leaves the core to others when it is not:
-// processes may outnumber the cores.
-class Backoff {
- public:
-  void reset() { rounds_ = 0; }
-  void pause() {
-    ++rounds_;
-    if (rounds_ <= kSpins) return;
-    if (rounds_ <= kSpins + kYields) {
-      sched_yield();
-      return;
-    }
-    std::this_thread::sleep_for(std::chrono::microseconds(50));
-  }
-
- private:
-  static constexpr int kSpins = 50;
-  static constexpr int kYields = 400;
-  int rounds_ = 0;
-};
 
 const void* host_data(const Tensor& tensor) {
   if (tensor.empty() || tensor.device().backend() != Backend::cpu) {
@@ -94,19 +69,19 @@ void Communicator::adopt() {
   MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
   MPI_Comm_rank(comm_, &rank_);
   MPI_Comm_size(comm_, &size_);
-  int* bound = nullptr;
-  int found = 0;
-  MPI_Comm_get_attr(comm_, MPI_TAG_UB, static_cast<void*>(&bound), &found);
-  if (found) max_tag_ = *bound;
 }
 
 Communicator::~Communicator() {
+  if (is_dry()) return;
   int finalized = 0;
   MPI_Finalized(&finalized);
+  if (finalized) return;
+  forget_ended_collectives();
+  // Of what is left MPI may still use the memory.
+  static auto* const kept = new std::vector<std::unique_ptr<Collective>>;
+  std::move(collectives_.begin(), collectives_.end(), std::back_inserter(*kept));
   // Freeing is collective, so it may not end when a peer is gone; such a communicator is left.
-  if (!finalized && comm_ != MPI_COMM_NULL && !broken_ && !survives_failures()) {
-    MPI_Comm_free(&comm_);
-  }
+  if (!broken_ && !survives_failures()) MPI_Comm_free(&comm_);
 }
 
 void Communicator::check(int code, const char* what, int peer) {
@@ -115,16 +90,15 @@ void Communicator::check(int code, const char* what, int peer) {
   const std::string with = peer < 0 ? "all" : fmt::format("rank {}", peer);
   const std::string text = fmt::format("MPI: {} with {}: {}", what, with, error_text(code));
   if (means_dead_peer(code)) throw_failure(text);
-  throw std::runtime_error(text + kResumeHint);
+  throw CommunicationError(text);
 }
 
 Request Communicator::isend(const void* data, std::int64_t bytes, int to, int tag) {
-  Request request;
+  Request request(false, to);
   if (is_dry()) {
     count_sent(bytes, to, tag);
     return request;
   }
-  request.peer_ = to;
   const char* at = static_cast<const char*>(data);
   do {
     const std::int64_t part = std::min(bytes, kMaxPart);
@@ -138,9 +112,8 @@ Request Communicator::isend(const void* data, std::int64_t bytes, int to, int ta
 }
 
 Request Communicator::irecv(void* data, std::int64_t bytes, int from, int tag) {
-  Request request;
+  Request request(true, from);
   if (is_dry()) return request;
-  request.peer_ = from;
   char* at = static_cast<char*>(data);
   do {
     const std::int64_t part = std::min(bytes, kMaxPart);
@@ -190,14 +163,6 @@ void Communicator::wait(Request& request) {
   wait_until([&] { return test(request) ? Progress::done : Progress::none; });
 }
 
-void Communicator::wait_all(std::span<Request> requests) {
-  wait_until([&] {
-    bool done = true;
-    for (Request& request : requests) done = test(request) && done;
-    return done ? Progress::done : Progress::none;
-  });
-}
-
 void Communicator::progress() {
   if (is_dry()) return;
   int found = 0;
@@ -215,73 +180,73 @@ void Communicator::throw_failure(const std::string& text) {
   broken_ = true;
   const std::vector<int> dead = dead_ranks();
   const std::string who = dead.empty() ? "" : fmt::format(": rank {} died", fmt::join(dead, ", "));
-  throw PeerFailure(text + who + kResumeHint, dead);
+  throw PeerFailure(text + who, dead);
 }
 
-Request Communicator::iall_reduce_sum(float* data, std::int64_t count) {
-  return iall_reduce(data, count, MPI_FLOAT, MPI_SUM);
+void Communicator::forget_ended_collectives() {
+  std::erase_if(collectives_, [](const std::unique_ptr<Collective>& collective) {
+    if (collective->request == MPI_REQUEST_NULL) return true;
+    int done = 0;
+    return MPI_Test(&collective->request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || done != 0;
+  });
 }
 
-Request Communicator::iall_reduce_sum(double* data, std::int64_t count) {
-  return iall_reduce(data, count, MPI_DOUBLE, MPI_SUM);
+void Communicator::run_part(const char* what, std::span<std::byte> data, int count,
+                            const StartCollective& start, bool heed_revocation) {
+  forget_ended_collectives();
+  collectives_.push_back(std::make_unique<Collective>());
+  Collective& collective = *collectives_.back();
+  collective.memory.assign(data.begin(), data.end());
+  check(start(collective.memory.data(), count, &collective.request), what, -1);
+  wait_until([&] { return test_handle(collective.request, -1) ? Progress::done : Progress::none; },
+             heed_revocation);
+  std::copy(collective.memory.begin(), collective.memory.end(), data.begin());
+  collectives_.pop_back();
 }
 
-Request Communicator::iall_reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op) {
-  Request request;
-  if (is_dry()) return request;
-  int size = 0;
-  MPI_Type_size(type, &size);
-  char* at = static_cast<char*>(data);
+void Communicator::run_collective(const char* what, void* data, std::int64_t count,
+                                  int element_bytes, const StartCollective& start) {
+  if (is_dry()) return;
+  auto* at = static_cast<std::byte*>(data);
   while (count > 0 && size_ > 1) {
-    const std::int64_t part = std::min(count, kMaxPart);
-    MPI_Request handle = MPI_REQUEST_NULL;
-    check(MPI_Iallreduce(MPI_IN_PLACE, at, static_cast<int>(part), type, op, comm_, &handle),
-          "all-reduce", -1);
-    request.add(handle);
-    at += part * size;
+    const std::int64_t part = std::min(count, kMaxPart / element_bytes);
+    const std::span<std::byte> bytes(at, static_cast<std::size_t>(part * element_bytes));
+    run_part(what, bytes, static_cast<int>(part), start);
+    at += bytes.size();
     count -= part;
   }
-  return request;
 }
 
-void Communicator::all_reduce_sum(std::span<float> data) {
-  Request request = iall_reduce_sum(data.data(), std::ssize(data));
-  wait(request);
+void Communicator::all_reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op) {
+  int bytes = 0;
+  MPI_Type_size(type, &bytes);
+  run_collective("all-reduce", data, count, bytes,
+                 [&](void* memory, int part, MPI_Request* request) {
+                   return MPI_Iallreduce(MPI_IN_PLACE, memory, part, type, op, comm_, request);
+                 });
 }
 
 void Communicator::all_reduce_sum(std::span<double> data) {
-  Request request = iall_reduce_sum(data.data(), std::ssize(data));
-  wait(request);
+  all_reduce(data.data(), std::ssize(data), MPI_DOUBLE, MPI_SUM);
 }
 
 void Communicator::all_reduce_sum(std::span<std::int64_t> data) {
-  Request request = iall_reduce(data.data(), std::ssize(data), MPI_INT64_T, MPI_SUM);
-  wait(request);
+  all_reduce(data.data(), std::ssize(data), MPI_INT64_T, MPI_SUM);
 }
 
 double Communicator::all_reduce_max(double value) {
-  Request request = iall_reduce(&value, 1, MPI_DOUBLE, MPI_MAX);
-  wait(request);
+  all_reduce(&value, 1, MPI_DOUBLE, MPI_MAX);
   return value;
 }
 
 void Communicator::all_reduce_max(std::span<std::int64_t> data) {
-  Request request = iall_reduce(data.data(), std::ssize(data), MPI_INT64_T, MPI_MAX);
-  wait(request);
+  all_reduce(data.data(), std::ssize(data), MPI_INT64_T, MPI_MAX);
 }
 
 void Communicator::broadcast(void* data, std::int64_t bytes, int root) {
-  char* at = static_cast<char*>(data);
-  while (bytes > 0 && size_ > 1 && !is_dry()) {
-    const std::int64_t part = std::min(bytes, kMaxPart);
-    Request request;
-    MPI_Request handle = MPI_REQUEST_NULL;
-    check(MPI_Ibcast(at, static_cast<int>(part), MPI_BYTE, root, comm_, &handle), "broadcast", -1);
-    request.add(handle);
-    wait(request);
-    at += part;
-    bytes -= part;
-  }
+  run_collective("broadcast", data, bytes, 1, [&](void* memory, int part, MPI_Request* request) {
+    return MPI_Ibcast(memory, part, MPI_BYTE, root, comm_, request);
+  });
 }
 
 void Communicator::broadcast(std::string& text, int root) {
@@ -297,7 +262,7 @@ std::vector<std::string> Communicator::gather(const std::string& text, int root)
   all_reduce_sum(lengths);
   std::vector<std::string> texts;
   if (rank_ != root) {
-    Request request = isend(text.data(), std::ssize(text), root, 0);
+    Request request = isend(text.data(), std::ssize(text), root, kGatherTag);
     wait(request);
     return texts;
   }
@@ -309,7 +274,7 @@ std::vector<std::string> Communicator::gather(const std::string& text, int root)
       continue;
     }
     target.resize(static_cast<std::size_t>(lengths[static_cast<std::size_t>(from)]));
-    Request request = irecv(target.data(), std::ssize(target), from, 0);
+    Request request = irecv(target.data(), std::ssize(target), from, kGatherTag);
     wait(request);
   }
   return texts;
@@ -317,32 +282,27 @@ std::vector<std::string> Communicator::gather(const std::string& text, int root)
 
 void Communicator::barrier() {
   if (is_dry()) return;
-  Request request;
-  MPI_Request handle = MPI_REQUEST_NULL;
-  check(MPI_Ibarrier(comm_, &handle), "barrier", -1);
-  request.add(handle);
-  wait(request);
+  run_part("barrier", {}, 0,
+           [&](void*, int, MPI_Request* request) { return MPI_Ibarrier(comm_, request); });
 }
 
 std::uint32_t Communicator::agree(std::uint32_t flags) {
+  flags &= 0x3fffffffU;
 #ifdef OMPI_HAVE_MPI_EXT_FTMPI
   if (survives_failures()) {
     // The uniform agreement takes the bitwise and; the or is the complement of the complements'
     // and.
     int complement = static_cast<int>(~flags & 0x3fffffffU);
-    Request request;
-    MPI_Request handle = MPI_REQUEST_NULL;
-    check(MPIX_Comm_iagree(comm_, &complement, &handle), "agreement", -1);
-    request.add(handle);
+    const auto start = [&](void* memory, int, MPI_Request* request) {
+      return MPIX_Comm_iagree(comm_, static_cast<int*>(memory), request);
+    };
     // It ends whoever dies. Leaving early because of a revocation could contradict the others.
-    wait_until([&] { return test(request) ? Progress::done : Progress::none; }, false);
+    run_part("agreement", std::as_writable_bytes(std::span(&complement, 1)), 1, start, false);
     return ~static_cast<std::uint32_t>(complement) & 0x3fffffffU;
   }
 #endif
-  std::uint32_t value = flags & 0x3fffffffU;
-  Request request = iall_reduce(&value, 1, MPI_UINT32_T, MPI_BOR);
-  wait(request);
-  return value;
+  all_reduce(&flags, 1, MPI_UINT32_T, MPI_BOR);
+  return flags;
 }
 
 void Communicator::revoke() noexcept {
@@ -376,30 +336,35 @@ std::vector<int> Communicator::dead_ranks() const {
   return ranks;
 }
 
-bool Communicator::drain(std::span<Request> requests, std::chrono::milliseconds limit) noexcept {
-  const auto deadline = std::chrono::steady_clock::now() + limit;
-  Backoff backoff;
-  const auto ended = [](MPI_Request& handle) {
-    int done = 0;
-    // A request that ends with an error has ended: its handle is null then.
-    if (handle != MPI_REQUEST_NULL && MPI_Test(&handle, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) {
-      handle = MPI_REQUEST_NULL;
-    }
-    return handle == MPI_REQUEST_NULL;
-  };
-  while (true) {
-    bool done = true;
-    for (Request& request : requests) {
-      done = ended(request.handle_) && done;
-      bool parts_done = true;
-      for (MPI_Request& part : request.more_) parts_done = ended(part) && parts_done;
-      if (parts_done) request.more_.clear();
-      done = done && parts_done;
-    }
-    if (done) return true;
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    backoff.pause();
+std::unique_ptr<Communicator> Communicator::shrink() {
+#ifdef OMPI_HAVE_MPI_EXT_FTMPI
+  if (survives_failures()) {
+    MPI_Comm survivors = MPI_COMM_NULL;
+    check(MPIX_Comm_shrink(comm_, &survivors), "shrink the communicator", -1);
+    return std::make_unique<Communicator>(*runtime_, survivors);
   }
+#endif
+  throw std::runtime_error("MPI: this run does not survive the loss of a process");
+}
+
+std::vector<int> Communicator::ranks_on_this_host() {
+  MPI_Comm host = MPI_COMM_NULL;
+  check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
+        "find the processes of this host", -1);
+  int count = 0;
+  MPI_Comm_size(host, &count);
+  std::vector<int> in_host(static_cast<std::size_t>(count));
+  std::iota(in_host.begin(), in_host.end(), 0);
+  std::vector<int> ranks(in_host.size());
+  MPI_Group group_of_host = MPI_GROUP_NULL;
+  MPI_Group all = MPI_GROUP_NULL;
+  MPI_Comm_group(host, &group_of_host);
+  MPI_Comm_group(comm_, &all);
+  MPI_Group_translate_ranks(group_of_host, count, in_host.data(), all, ranks.data());
+  MPI_Group_free(&group_of_host);
+  MPI_Group_free(&all);
+  MPI_Comm_free(&host);
+  return ranks;
 }
 
 void Communicator::wait_until(const std::function<Progress()>& step) {

@@ -1,5 +1,6 @@
 #include "parallel/mpi/runtime.h"
 
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -121,6 +122,12 @@ std::string MpiRuntime::library_version() {
   if (version.rfind(long_name, 0) == 0) version = "Open MPI " + version.substr(long_name.size());
   while (!version.empty() && (version.back() == '\0' || version.back() == ' ')) version.pop_back();
   return version;
+}
+
+std::string MpiRuntime::host_name() {
+  std::array<char, 256> name{};
+  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown";
+  return name.data();
 }
 
 bool MpiRuntime::built_with_recovery() {

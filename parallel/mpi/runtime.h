@@ -27,6 +27,7 @@ class MpiRuntime {
   // ulfm)".
   std::string description() const;
   static std::string library_version();  // "Open MPI 5.0.11"; works before MPI is started
+  static std::string host_name();        // "unknown" where the system does not tell; likewise
   static bool built_with_recovery();     // ULFM was there when this was compiled
   // ULFM is compiled in and switched on for this run (mpirun --with-ft ulfm).
   bool survives_failures() const { return survives_failures_; }

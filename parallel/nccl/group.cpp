@@ -8,10 +8,11 @@
 #include <stdexcept>
 #include <system_error>
 #include <thread>
-#include <unistd.h>
 #include <utility>
 
 #include "kernels/device/cuda_context.h"
+#include "parallel/membership/roster.h"
+#include "parallel/mpi/end_process.h"
 #include "parallel/nccl/library.h"
 #include "parallel/nccl/nccl.h"
 
@@ -34,15 +35,6 @@ ncclDataType_t type_of(const Tensor& tensor) {
 
 std::size_t count_of(const Tensor& tensor) {
   return static_cast<std::size_t>(tensor.num_elements());
-}
-
-int position_in(const std::vector<int>& ranks, int rank) {
-  const auto found = std::find(ranks.begin(), ranks.end(), rank);
-  if (found == ranks.end() || !std::is_sorted(ranks.begin(), ranks.end()) || ranks.size() < 2) {
-    throw std::invalid_argument(
-        fmt::format("a group of rank {} needs ascending ranks, its own among them", rank));
-  }
-  return static_cast<int>(found - ranks.begin());
 }
 
 ncclUniqueId make_id() {
@@ -76,12 +68,6 @@ bool ends_by(Deadline deadline, cudaStream_t stream) {
   }
   cudaGetLastError();  // it would be reported again by the next launch
   return true;
-}
-
-// Not by an exception: what it would destroy on its way (memory, streams) waits for the GPU.
-[[noreturn]] void end_process(const std::string& what) {
-  fmt::print(stderr, "chaski: error: {}\n", what);
-  _exit(1);
 }
 
 }  // namespace
@@ -181,10 +167,9 @@ void Group::follow_device() {
   device_place_.hold(stream_);
 }
 
-void Group::wait(const Event& event, const std::function<bool()>& condition) {
+void Group::wait(const Event& event) {
   communicator_.wait_until([&] {
-    const bool reached = event.reached();
-    if ((!condition || condition()) && reached) return Progress::done;
+    if (event.reached()) return Progress::done;
     poll_peers();
     return Progress::none;
   });
@@ -242,13 +227,12 @@ std::string Group::stuck_text() const {
       dead.empty() ? "" : fmt::format(" (rank {} died)", fmt::join(dead, ", ")));
 }
 
-bool Group::abort() noexcept {
-  if (nccl_ == nullptr) return !stuck_;
+void Group::abort() noexcept {
+  if (nccl_ == nullptr) return;
   const Deadline deadline = std::chrono::steady_clock::now() + options_.abort_limit;
   // What was queued waits for nobody any more then, but it may still write.
   stuck_ = !aborts_by(deadline, std::exchange(nccl_, nullptr)) || !ends_by(deadline, stream_);
   if (stuck_) options_.on_stuck ? options_.on_stuck(stuck_text()) : end_process(stuck_text());
-  return !stuck_;
 }
 
 void Group::leave() noexcept {

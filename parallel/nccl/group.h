@@ -75,14 +75,14 @@ class Group {
 
   // What is queued on stream() from now on waits for what the device has so far.
   void follow_device();
-  // Waits until `event` is reached and `condition`, where there is one, holds.
-  void wait(const Event& event, const std::function<bool()>& condition = {});
+  // Waits until `event` is reached.
+  void wait(const Event& event);
   // Throws what has gone wrong meanwhile.
   void check_health();
 
   // Ends all that is in flight; connect() meets anew, once all have given up, however often each
-  // has called this. False where the GPU has not ended it in the time allowed.
-  bool abort() noexcept;
+  // has called this. See GroupOptions::on_stuck for where the GPU does not end it.
+  void abort() noexcept;
 
  private:
   void join();

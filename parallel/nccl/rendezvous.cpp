@@ -32,15 +32,7 @@ Rendezvous::Rendezvous(Communicator& communicator, std::vector<int> ranks, int t
   }
 }
 
-Rendezvous::~Rendezvous() {
-  // MPI may still write to what a given-up request names.
-  static auto* const kept = new std::vector<std::unique_ptr<PendingMessage>>;
-  for (auto* messages : {&incoming_, &sent_}) {
-    for (std::unique_ptr<PendingMessage>& pending : *messages) {
-      if (pending->request.active()) kept->push_back(std::move(pending));
-    }
-  }
-}
+Rendezvous::~Rendezvous() = default;
 
 Rendezvous::Message Rendezvous::receive(PendingMessage& pending) {
   if (!pending.request.active()) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -37,8 +36,8 @@ class SendLink {
   // Waits until the tensor of micro-batch m has left, e.g. before its memory is written again.
   void reclaim(int micro_batch);
   void finish();
-  // As TensorChannel::drain.
-  bool drain(std::chrono::milliseconds limit) noexcept { return channel_->drain(limit); }
+  // As TensorChannel::abort.
+  void abort() noexcept { channel_->abort(); }
 
  private:
   int tag_;
@@ -62,8 +61,8 @@ class ReceiveLink {
   // Waits for micro-batch m; the tensor is valid until release(m).
   Tensor receive(int micro_batch);
   void release(int micro_batch);
-  // As TensorChannel::drain.
-  bool drain(std::chrono::milliseconds limit) noexcept { return channel_->drain(limit); }
+  // As TensorChannel::abort.
+  void abort() noexcept { channel_->abort(); }
 
  private:
   void post(int micro_batch);

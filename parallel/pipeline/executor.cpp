@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "kernels/device/timer.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/loss/cross_entropy.h"
 #include "parallel/membership/message_tags.h"
@@ -22,14 +23,12 @@ using Clock = std::chrono::steady_clock;
 // Two tensors on their way keep the sender from waiting while the receiver computes with one.
 constexpr int kMessageBuffers = 2;
 
-// How long an aborted step's messages are waited for; what did not end by then never will.
-constexpr std::chrono::milliseconds kDrainLimit{2000};
-
 // A hosted slot with its links to the neighbour stages. Where the neighbour is hosted by the same
 // process the links are absent and the tensors are handed over here.
 struct HostedPipeline {
   HostedSlot hosted;
   int in_flight = 1;
+  int first_stash = 0;  // of the Stage's: this slot uses [first, first + in_flight)
   std::optional<ReceiveLink> activations_in;
   std::optional<SendLink> activations_out;
   std::optional<ReceiveLink> gradients_in;
@@ -46,32 +45,20 @@ struct HostedPipeline {
   std::vector<Shape> shapes;            // of the activations, by micro-batch
 
   std::size_t index(int m) const { return static_cast<std::size_t>(m % in_flight); }
-  std::int64_t stash(int m) const { return hosted.first_stash + m % in_flight; }
+  std::int64_t stash(int m) const { return first_stash + m % in_flight; }
   Stage& stage() const { return *hosted.stage; }
 };
 
-void check_hosted(const Roster& roster, int rank, const std::vector<HostedSlot>& hosted,
-                  ScheduleKind kind, int num_micro_batches) {
+void check_hosted(const Roster& roster, int rank, const std::vector<HostedSlot>& hosted) {
   const std::vector<Slot> expected = roster.slots_of(roster.process_at(rank));
   if (expected.size() != hosted.size()) {
     throw std::invalid_argument(fmt::format("pipeline: process of rank {} hosts {} slots, {} given",
                                             rank, expected.size(), hosted.size()));
   }
-  if (roster.num_slots() > kMaxSlots) {
-    throw std::invalid_argument(
-        fmt::format("parallel: {} slots; at most {} allowed", roster.num_slots(), kMaxSlots));
-  }
   for (const HostedSlot& h : hosted) {
     if (std::find(expected.begin(), expected.end(), h.slot) == expected.end()) {
       throw std::invalid_argument(
           fmt::format("pipeline: rank {} does not host {}", rank, to_string(h.slot)));
-    }
-    const int needed = max_in_flight(kind, h.slot.stage, roster.num_stages(), num_micro_batches);
-    const std::int64_t room = h.stage->options().micro_batches_in_flight;
-    if (h.first_stash + needed > room) {
-      throw std::invalid_argument(
-          fmt::format("pipeline: {} needs stashes {} to {}, the stage has {}", to_string(h.slot),
-                      h.first_stash, h.first_stash + needed - 1, room));
     }
   }
 }
@@ -82,7 +69,7 @@ struct PipelineExecutor::Implementation {
   Implementation(Communicator& communicator, const Roster& roster, ScheduleKind kind,
                  int num_micro_batches, std::vector<HostedSlot> hosted)
       : communicator(communicator), num_micro_batches(num_micro_batches) {
-    check_hosted(roster, communicator.rank(), hosted, kind, num_micro_batches);
+    check_hosted(roster, communicator.rank(), hosted);
     std::sort(hosted.begin(), hosted.end(),
               [](const HostedSlot& a, const HostedSlot& b) { return a.slot < b.slot; });
     program = process_program(roster, kind, num_micro_batches, communicator.rank());
@@ -92,9 +79,24 @@ struct PipelineExecutor::Implementation {
       pipelines[i].in_flight =
           max_in_flight(kind, hosted[i].slot.stage, roster.num_stages(), num_micro_batches);
     }
+    share_out_stashes();
     for (HostedPipeline& pipeline : pipelines) create_links(pipeline, roster);
     connect_links();
     find_last_backward_passes();
+  }
+
+  void share_out_stashes() {
+    std::map<const Stage*, int> taken;
+    for (HostedPipeline& pipeline : pipelines) {
+      pipeline.first_stash = taken[&pipeline.stage()];
+      taken[&pipeline.stage()] += pipeline.in_flight;
+    }
+    for (const auto& [stage, needed] : taken) {
+      if (needed <= stage->options().micro_batches_in_flight) continue;
+      throw std::invalid_argument(
+          fmt::format("pipeline: {} stashes of a stage are needed, it has {}", needed,
+                      stage->options().micro_batches_in_flight));
+    }
   }
 
   template <typename Wait>
@@ -103,7 +105,7 @@ struct PipelineExecutor::Implementation {
     struct Stop {
       const Clock::time_point& start;
       double& total;
-      ~Stop() { total += std::chrono::duration<double>(Clock::now() - start).count(); }
+      ~Stop() { total += seconds_since(start); }
     } stop{start, result.wait_seconds};
     return wait();
   }
@@ -192,10 +194,10 @@ struct PipelineExecutor::Implementation {
     pipeline.shapes.clear();
     for (int m = 0; m < count; ++m) {
       const MicroBatch batch = source(pipeline.hosted.slot.replica, m);
-      const Tensor& tokens = batch.tokens;
-      if (tokens.empty()) return;
+      if (batch.tokens.empty()) break;
       pipeline.batches.push_back(batch);
-      pipeline.shapes.push_back({tokens.num_elements(), pipeline.stage().config().hidden_size});
+      pipeline.shapes.push_back(
+          {batch.tokens.num_elements(), pipeline.stage().config().hidden_size});
     }
   }
 
@@ -294,14 +296,15 @@ struct PipelineExecutor::Implementation {
       if (pipeline.activations_in) pipeline.activations_in->begin(pipeline.shapes);
     }
     for (int m = 0; m < count; ++m) {
-      for (HostedPipeline& pipeline : pipelines) evaluate(pipeline, m);
+      for (HostedPipeline& pipeline : pipelines) {
+        if (m < std::ssize(pipeline.batches)) evaluate(pipeline, m);
+      }
     }
     take_loss_totals();
     return result;
   }
 
   void evaluate(HostedPipeline& pipeline, int m) {
-    if (pipeline.batches.empty()) return;
     Tensor input;
     if (pipeline.previous != nullptr) input = pipeline.previous->outputs[0];
     if (pipeline.activations_in) input = timed([&] { return pipeline.activations_in->receive(m); });
@@ -316,15 +319,14 @@ struct PipelineExecutor::Implementation {
   }
 
   void abort() noexcept {
-    std::chrono::milliseconds limit = kDrainLimit;
-    const auto drain = [&limit](auto& link) {
-      if (link && !link->drain(limit)) limit = std::chrono::milliseconds(0);
+    const auto give_up = [](auto& link) {
+      if (link) link->abort();
     };
     for (HostedPipeline& pipeline : pipelines) {
-      drain(pipeline.activations_in);
-      drain(pipeline.gradients_in);
-      drain(pipeline.activations_out);
-      drain(pipeline.gradients_out);
+      give_up(pipeline.activations_in);
+      give_up(pipeline.gradients_in);
+      give_up(pipeline.activations_out);
+      give_up(pipeline.gradients_out);
     }
   }
 

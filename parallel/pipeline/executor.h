@@ -12,17 +12,18 @@
 
 namespace chaski {
 
-// A slot that this process hosts and the Stage that computes it. Two slots of the same stage may
-// share one Stage (their gradients add up in it) with different first_stash.
+// A slot that this process hosts and the Stage that computes it. Slots of the same stage share one
+// Stage: their gradients add up in it, and each has stashes of its own.
 struct HostedSlot {
   Slot slot;
   Stage* stage = nullptr;
-  int first_stash = 0;  // uses stashes [first, first + max_in_flight)
-  GradientListener* listener =
-      nullptr;  // told by the Stage's last backward pass of a step; may be null
+  // Told by the Stage's last backward pass of a step, whichever of its slots runs it: the same for
+  // all of them. May be null.
+  GradientListener* listener = nullptr;
 };
 
-// Micro-batch m of a replica. The tensors must stay valid and unchanged until the step ends.
+// Micro-batch m of a replica. The tensors must stay valid and unchanged until the step ends. In an
+// evaluation a replica that has fewer than others gives empty ones after its last.
 using BatchSource = std::function<MicroBatch(int replica, int micro_batch)>;
 
 struct PipelineResult {
@@ -38,8 +39,8 @@ class PipelineExecutor {
  public:
   // Allocates the message buffers (category communication). Every slot of `hosted` must be hosted
   // by this process in the roster and none be left out; the stages' options give micro-batch and
-  // sequence length and must leave room for max_in_flight micro-batches. On GPUs all processes must
-  // make theirs at a time. Throws std::invalid_argument otherwise.
+  // sequence length and must leave room for stashes_needed() micro-batches. On GPUs all processes
+  // must make theirs at a time. Throws std::invalid_argument otherwise.
   PipelineExecutor(Communicator& communicator, const Roster& roster, ScheduleKind kind,
                    int num_micro_batches, const std::vector<HostedSlot>& hosted);
   ~PipelineExecutor();
@@ -48,11 +49,12 @@ class PipelineExecutor {
   // gradient_scale · Σ loss. Throws PeerFailure.
   PipelineResult run_step(const BatchSource& source, float gradient_scale);
 
-  // A forward pass of `num_micro_batches` micro-batches without gradients (Stage::evaluate), or of
-  // fewer where the source gives an empty one, on all processes of that replica.
+  // A forward pass of at most `num_micro_batches` micro-batches of each replica without gradients
+  // (Stage::evaluate), between steps.
   PipelineResult evaluate(const BatchSource& source, int num_micro_batches);
 
-  // Drops what is in flight after a failed step.
+  // Drops what is in flight after a failed step, or, where a peer hangs, ends the process.
+  // Destroying the executor does the same.
   void abort() noexcept;
 
  private:

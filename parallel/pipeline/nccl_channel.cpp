@@ -75,10 +75,9 @@ class NcclChannel final : public TensorChannel {
     s.tensor = Tensor();
   }
 
-  bool drain(std::chrono::milliseconds) noexcept override {
-    const bool ended = group_.abort();
+  void abort() noexcept override {
+    group_.abort();
     for (Transfer& s : transfers_) s.tensor = Tensor();
-    return ended;
   }
 
  private:

@@ -31,17 +31,6 @@ class ProgramBuilder {
 
 }  // namespace
 
-const char* name_of(ScheduleKind kind) {
-  return kind == ScheduleKind::gpipe ? "gpipe" : "1f1b";
-}
-
-ScheduleKind schedule_kind(const std::string& name) {
-  if (name == "gpipe") return ScheduleKind::gpipe;
-  if (name == "1f1b") return ScheduleKind::one_f_one_b;
-  throw std::invalid_argument(
-      fmt::format("parallel.schedule = \"{}\"; allowed: \"1f1b\", \"gpipe\"", name));
-}
-
 const char* name_of(Action action) {
   switch (action) {
     case Action::receive_activation:
@@ -63,6 +52,17 @@ const char* name_of(Action action) {
 int max_in_flight(ScheduleKind kind, int stage, int num_stages, int num_micro_batches) {
   if (kind == ScheduleKind::gpipe) return num_micro_batches;
   return std::min(num_stages - stage, num_micro_batches);
+}
+
+int stashes_needed(ScheduleKind kind, const Roster& roster, int process, int stage,
+                   int num_micro_batches) {
+  int needed = 0;
+  for (const Slot slot : roster.replicas_of(stage)) {
+    if (roster.process_of(slot) == process) {
+      needed += max_in_flight(kind, stage, roster.num_stages(), num_micro_batches);
+    }
+  }
+  return needed;
 }
 
 SlotProgram slot_program(ScheduleKind kind, int stage, int num_stages, int num_micro_batches) {

@@ -9,9 +9,6 @@
 namespace chaski {
 
 enum class ScheduleKind { gpipe, one_f_one_b };
-const char* name_of(ScheduleKind kind);  // "gpipe", "1f1b"
-// Throws std::invalid_argument naming what is allowed.
-ScheduleKind schedule_kind(const std::string& name);
 
 enum class Action {
   receive_activation,  // from the stage before
@@ -39,6 +36,11 @@ SlotProgram slot_program(ScheduleKind kind, int stage, int num_stages, int num_m
 // Forward passes whose backward pass is outstanding, at most: min(P - stage, M) for 1F1B, M for
 // GPipe.
 int max_in_flight(ScheduleKind kind, int stage, int num_stages, int num_micro_batches);
+
+// The same of all slots of the stage that a process hosts: how many micro-batches the one Stage
+// that they share must be able to keep.
+int stashes_needed(ScheduleKind kind, const Roster& roster, int process, int stage,
+                   int num_micro_batches);
 
 struct SlotInstruction {
   Slot slot;
@@ -74,12 +76,10 @@ Simulation simulate(const Roster& roster, const std::vector<SlotProgram>& progra
 
 // The programs of all stages under one schedule.
 std::vector<SlotProgram> stage_programs(ScheduleKind kind, int num_stages, int num_micro_batches);
-// What the process of `rank` executes in a step.
+// What the process of `rank` executes in a step: its part of the simulation of all slots.
 ProcessProgram process_program(const Roster& roster, ScheduleKind kind, int num_micro_batches,
                                int rank);
 
 std::string to_string(const SlotProgram& program);  // "F0 F1 B0 F2 B1 B2", messages left out
-// One line per process, one column per unit of time (a forward pass 1, a backward pass 2).
-std::string diagram(const Roster& roster, ScheduleKind kind, int num_micro_batches);
 
 }  // namespace chaski

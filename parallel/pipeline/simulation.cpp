@@ -1,6 +1,10 @@
 #include <algorithm>
 #include <fmt/format.h>
+#include <numeric>
+#include <set>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "parallel/pipeline/schedule.h"
 
@@ -14,6 +18,7 @@ bool is_compute(Action action) {
 // One slot's progress through its program.
 struct SlotState {
   Slot slot;
+  std::size_t place = 0;  // of its replica among the simulated ones
   const SlotProgram* program = nullptr;
   std::size_t next = 0;
   // When the micro-batch's message was sent (activations to the next stage, gradients to the
@@ -26,18 +31,24 @@ struct SlotState {
   bool finished() const { return next == program->size(); }
 };
 
+// `replicas` ascending: the others neither wait for these nor make them wait.
 class Simulator {
  public:
-  Simulator(const Roster& roster, const std::vector<SlotProgram>& programs, double forward_seconds,
+  Simulator(const Roster& roster, std::vector<int> replicas,
+            const std::vector<SlotProgram>& programs, double forward_seconds,
             double backward_seconds)
-      : roster_(roster), forward_seconds_(forward_seconds), backward_seconds_(backward_seconds) {
+      : roster_(roster),
+        replicas_(std::move(replicas)),
+        forward_seconds_(forward_seconds),
+        backward_seconds_(backward_seconds) {
     if (std::ssize(programs) != roster.num_stages()) {
       throw std::invalid_argument(
           fmt::format("simulate: {} programs for {} stages", programs.size(), roster.num_stages()));
     }
     for (int stage = 0; stage < roster.num_stages(); ++stage) {
-      for (const Slot slot : roster.replicas_of(stage)) {
-        states_.push_back(initial_state(slot, programs[static_cast<std::size_t>(stage)]));
+      for (std::size_t place = 0; place < replicas_.size(); ++place) {
+        states_.push_back(initial_state({replicas_[place], stage}, place,
+                                        programs[static_cast<std::size_t>(stage)]));
       }
     }
     const std::size_t live = roster.live_processes().size();
@@ -64,9 +75,10 @@ class Simulator {
   }
 
  private:
-  static SlotState initial_state(Slot slot, const SlotProgram& program) {
+  static SlotState initial_state(Slot slot, std::size_t place, const SlotProgram& program) {
     SlotState state;
     state.slot = slot;
+    state.place = place;
     state.program = &program;
     int num_micro_batches = 0;
     for (const Instruction& i : program) {
@@ -83,8 +95,9 @@ class Simulator {
     return state;
   }
 
-  SlotState& state_at(int replica, int stage) {
-    return states_[static_cast<std::size_t>(stage * roster_.num_replicas() + replica)];
+  // That of another stage of the same replica.
+  SlotState& state_at(const SlotState& state, int stage) {
+    return states_[static_cast<std::size_t>(stage) * replicas_.size() + state.place];
   }
 
   // When the message that a receive instruction waits for was sent; negative: not yet.
@@ -95,7 +108,7 @@ class Simulator {
       throw std::logic_error(fmt::format("simulate: {} has nobody to {} from",
                                          to_string(state.slot), name_of(instruction.action)));
     }
-    const SlotState& peer = state_at(state.slot.replica, stage);
+    const SlotState& peer = state_at(state, stage);
     const auto& sent = activation ? peer.sent_activation : peer.sent_gradient;
     const auto m = static_cast<std::size_t>(instruction.micro_batch);
     return m < sent.size() ? sent[m] : -1.0;
@@ -231,7 +244,7 @@ class Simulator {
         if (sent[m] < 0) continue;
         const bool exists = stage >= 0 && stage < roster_.num_stages();
         if (exists) {
-          const auto& times = state_at(state.slot.replica, stage).*received;
+          const auto& times = state_at(state, stage).*received;
           if (m < times.size() && times[m] >= 0) continue;
         }
         throw std::logic_error(
@@ -243,59 +256,58 @@ class Simulator {
   }
 
   const Roster& roster_;
+  std::vector<int> replicas_;
   double forward_seconds_;
   double backward_seconds_;
-  std::vector<SlotState> states_;   // by stage · replicas + replica
+  std::vector<SlotState> states_;   // by stage · replicas + place
   std::vector<double> clock_;       // by rank
   std::vector<double> busy_;        // by rank
   std::vector<int> last_computed_;  // by rank: index of a state
   Simulation result_;
 };
 
+std::vector<int> all_replicas(const Roster& roster) {
+  std::vector<int> replicas(static_cast<std::size_t>(roster.num_replicas()));
+  std::iota(replicas.begin(), replicas.end(), 0);
+  return replicas;
+}
+
+// Those that `process` hosts a slot of, those that share a process with one of these, and so on.
+std::vector<int> replicas_around(const Roster& roster, int process) {
+  std::set<int> processes{process};
+  std::set<int> replicas;
+  std::vector<int> pending{process};
+  while (!pending.empty()) {
+    const std::vector<Slot> slots = roster.slots_of(pending.back());
+    pending.pop_back();
+    for (const Slot slot : slots) {
+      if (!replicas.insert(slot.replica).second) continue;
+      for (int stage = 0; stage < roster.num_stages(); ++stage) {
+        const int host = roster.process_of({slot.replica, stage});
+        if (processes.insert(host).second) pending.push_back(host);
+      }
+    }
+  }
+  return {replicas.begin(), replicas.end()};
+}
+
 }  // namespace
 
 Simulation simulate(const Roster& roster, const std::vector<SlotProgram>& programs_by_stage,
                     double forward_seconds, double backward_seconds) {
-  return Simulator(roster, programs_by_stage, forward_seconds, backward_seconds).run();
+  return Simulator(roster, all_replicas(roster), programs_by_stage, forward_seconds,
+                   backward_seconds)
+      .run();
 }
 
 ProcessProgram process_program(const Roster& roster, ScheduleKind kind, int num_micro_batches,
                                int rank) {
-  const std::vector<Slot> slots = roster.slots_of(roster.process_at(rank));
-  if (slots.size() == 1) {  // nothing to interleave
-    ProcessProgram program;
-    for (const Instruction& instruction :
-         slot_program(kind, slots.front().stage, roster.num_stages(), num_micro_batches)) {
-      program.push_back({slots.front(), instruction});
-    }
-    return program;
-  }
+  // Of a large job this is a small part.
+  std::vector<int> replicas = replicas_around(roster, roster.process_at(rank));
   // A backward pass takes about twice a forward pass.
-  return simulate(roster, stage_programs(kind, roster.num_stages(), num_micro_batches), 1.0, 2.0)
-      .programs[static_cast<std::size_t>(rank)];
-}
-
-std::string diagram(const Roster& roster, ScheduleKind kind, int num_micro_batches) {
   const auto programs = stage_programs(kind, roster.num_stages(), num_micro_batches);
-  const Simulation simulation = simulate(roster, programs, 1.0, 2.0);
-  std::string text;
-  for (std::size_t rank = 0; rank < simulation.programs.size(); ++rank) {
-    text += fmt::format("process {:>2} |", roster.process_at(static_cast<int>(rank)));
-    double now = 0.0;
-    for (const ComputeSpan& span : simulation.spans[rank]) {
-      for (; now < span.begin; now += 1.0) text += "  .";
-      const bool forward = span.instruction.action == Action::forward;
-      for (double t = span.begin; t < span.end; t += 1.0) {
-        text += t == span.begin ? fmt::format(" {}{:<1}", forward ? 'F' : 'B',
-                                              span.instruction.micro_batch % 10)
-                                : "  -";
-      }
-      now = span.end;
-    }
-    for (; now < simulation.makespan; now += 1.0) text += "  .";
-    text += "\n";
-  }
-  return text;
+  Simulator simulator(roster, std::move(replicas), programs, 1.0, 2.0);
+  return simulator.run().programs[static_cast<std::size_t>(rank)];
 }
 
 }  // namespace chaski

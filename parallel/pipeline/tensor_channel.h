@@ -1,6 +1,5 @@
 #pragma once
 
-#include <chrono>
 #include <memory>
 
 #include "kernels/device/device.h"
@@ -26,7 +25,7 @@ class TensorChannel {
  public:
   virtual ~TensorChannel() = default;
 
-  // Joins the ends; to be called on both before the first tensor and after drain(). May wait for
+  // Joins the ends; to be called on both before the first tensor and after abort(). May wait for
   // the other end: who has several calls them in ascending order of their tags. Throws PeerFailure.
   virtual void connect() = 0;
   // Begins to send or to receive a tensor, whose memory must be left alone until wait(place). The
@@ -37,8 +36,9 @@ class TensorChannel {
   // from now on. Received tensors are waited for in the order in which they were started. At once
   // where the place is free. Throws PeerFailure.
   virtual void wait(int place) = 0;
-  // Gives up what is on its way, waiting for its end at most `limit`; true when all ended.
-  virtual bool drain(std::chrono::milliseconds limit) noexcept = 0;
+  // Gives up what is on its way and ends it, or, where a peer or the device hangs, the process.
+  // Destroying the channel does the same.
+  virtual void abort() noexcept = 0;
 };
 
 std::unique_ptr<TensorChannel> open_channel(Communicator& communicator, Device& device,

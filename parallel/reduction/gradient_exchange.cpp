@@ -24,8 +24,8 @@ class CountedRing final : public GradientExchange {
     for (const Tensor& tensor : tensors) bytes_ += tensor.num_bytes();
   }
   void start(std::int64_t) override {}
-  bool advance() override { return false; }
-  void finish(std::span<double>) override {
+  void advance() override {}
+  void finish() override {
     communicator_.count_sent(bytes_per_round(), next_, reduce_scatter_tag(stage_));
   }
   void abort() noexcept override {}

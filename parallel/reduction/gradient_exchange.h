@@ -26,12 +26,11 @@ class GradientExchange {
 
   // Tensors 0 … count - 1 may be sent; counts only grow during a round.
   virtual void start(std::int64_t count) = 0;
-  // Moves what can be moved without waiting; true when something moved. Throws PeerFailure.
-  virtual bool advance() = 0;
-  // Waits until all tensors hold the sums, everywhere needed here; sums `scalars` too, at most
-  // ScalarExchange::kMaxScalars. Ends the round. Throws PeerFailure.
-  virtual void finish(std::span<double> scalars) = 0;
-  // Ends the round whatever its state: waits for what is in flight to end, a few seconds at most.
+  // Moves what can be moved without waiting. Throws PeerFailure.
+  virtual void advance() = 0;
+  // Waits until all tensors hold the sums. Ends the round. Throws PeerFailure.
+  virtual void finish() = 0;
+  // Ends the round whatever its state, and what is in flight; the process where that does not end.
   virtual void abort() noexcept = 0;
 
   virtual std::int64_t bytes_per_round() const = 0;  // sent by this process

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <stdexcept>
 
+#include "kernels/device/timer.h"
 #include "parallel/reduction/gradient_exchange.h"
 
 namespace chaski {
@@ -120,15 +121,15 @@ struct GradientReducer::Implementation {
     exchange->advance();
   }
 
-  void finish(std::span<double> scalars) {
+  void finish() {
     num_started = std::ssize(buckets);
     exchange->start(num_started);
     // What a GPU still computes is no waiting for others.
     parameters.device().synchronize();
     const auto begin = std::chrono::steady_clock::now();
-    exchange->finish(scalars);
+    exchange->finish();
     reset();
-    wait_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    wait_seconds = seconds_since(begin);
   }
 
   ParameterSet& parameters;
@@ -160,12 +161,8 @@ void GradientReducer::gradients_ready(std::int64_t first, std::int64_t count) {
   if (implementation_->exchange) implementation_->ready(first, count);
 }
 
-void GradientReducer::poll() {
-  if (implementation_->exchange) implementation_->exchange->advance();
-}
-
-void GradientReducer::finish(std::span<double> scalars) {
-  if (implementation_->exchange) implementation_->finish(scalars);
+void GradientReducer::finish() {
+  if (implementation_->exchange) implementation_->finish();
 }
 
 void GradientReducer::abort() noexcept {

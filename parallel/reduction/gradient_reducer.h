@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "model/parameter.h"
@@ -47,13 +46,11 @@ class GradientReducer : public GradientListener {
   // Parameters [first, first + count) will not change any more; starts buckets that are complete
   // and moves what is in flight. Throws PeerFailure.
   void gradients_ready(std::int64_t first, std::int64_t count) override;
-  // Moves what is in flight: MPI makes progress only while it is called.
-  void poll();
-  // Starts what has not been announced, waits for all, and sums `scalars` (loss, counts, flags)
-  // over the ranks along with it. After it all gradients are sums over the ranks. Throws
-  // PeerFailure.
-  void finish(std::span<double> scalars = {});
-  // Forgets the step: drops what is in flight. Gradients are undefined until zeroed.
+  // Starts what has not been announced and waits for all. After it all gradients are sums over the
+  // ranks. Throws PeerFailure.
+  void finish();
+  // Forgets the step: ends what is in flight, or, where a peer hangs, the process. Gradients are
+  // undefined until zeroed. Destroying the reducer does the same.
   void abort() noexcept;
 
   std::int64_t num_buckets() const;

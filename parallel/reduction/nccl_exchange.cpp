@@ -11,13 +11,9 @@
 #include "parallel/membership/message_tags.h"
 #include "parallel/nccl/group.h"
 #include "parallel/nccl/nccl.h"
-#include "parallel/reduction/scalar_exchange.h"
 
 namespace chaski {
 namespace {
-
-// How long an aborted round's messages are waited for; what did not end by then never will.
-constexpr std::chrono::milliseconds kDrainLimit{2000};
 
 nccl::GroupOptions group_options(std::vector<int> ranks, int stage) {
   nccl::GroupOptions options;
@@ -30,8 +26,7 @@ nccl::GroupOptions group_options(std::vector<int> ranks, int stage) {
 class NcclExchange final : public GradientExchange {
  public:
   NcclExchange(Communicator& communicator, const std::vector<int>& ranks, int stage, Device& device)
-      : group_(communicator, device, group_options(ranks, stage)),
-        scalars_(communicator, ranks, scalar_tag(stage)) {}
+      : group_(communicator, device, group_options(ranks, stage)) {}
 
   void plan(std::span<const Tensor> tensors) override {
     tensors_.assign(tensors.begin(), tensors.end());
@@ -52,22 +47,16 @@ class NcclExchange final : public GradientExchange {
     }
   }
 
-  bool advance() override {
-    group_.check_health();
-    return false;
-  }
+  void advance() override { group_.check_health(); }
 
-  void finish(std::span<double> scalars) override {
-    scalars_.start(scalars);
+  void finish() override {
     done_.record(group_.stream());
-    group_.wait(done_, [this] { return scalars_.complete(); });
-    scalars_.take_sums(scalars);
+    group_.wait(done_);
     num_started_ = 0;
   }
 
   void abort() noexcept override {
     group_.abort();
-    scalars_.drain(kDrainLimit);
     num_started_ = 0;
   }
 
@@ -94,7 +83,6 @@ class NcclExchange final : public GradientExchange {
   }
 
   nccl::Group group_;
-  ScalarExchange scalars_;
   nccl::Event done_;
   std::vector<Tensor> tensors_;
   std::set<std::pair<DType, std::int64_t>> tried_;  // since the group is connected

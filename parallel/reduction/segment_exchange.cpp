@@ -2,14 +2,12 @@
 
 #include <algorithm>
 
+#include "kernels/device/rounding.h"
 #include "kernels/elementwise/elementwise.h"
 #include "parallel/membership/message_tags.h"
 
 namespace chaski {
 namespace {
-
-// How long an aborted round's messages are waited for; what did not end by then never will.
-constexpr std::chrono::milliseconds kDrainLimit{2000};
 
 // Elements of a segment: large enough to hide a message's cost, small enough that it is still in
 // the cache when it is added, and that the buffers of many peers stay small.
@@ -26,10 +24,8 @@ SegmentExchange::SegmentExchange(Communicator& communicator, std::vector<int> ra
     : communicator_(communicator),
       device_(device),
       stage_(stage),
-      segment_elements_(segment_size(ranks.size())),
-      scalars_(communicator, ranks, scalar_tag(stage)) {
-  const auto self = std::find(ranks.begin(), ranks.end(), communicator.rank());
-  position_ = static_cast<std::size_t>(self - ranks.begin());
+      position_(static_cast<std::size_t>(position_in(ranks, communicator.rank()))),
+      segment_elements_(segment_size(ranks.size())) {
   peers_.resize(ranks.size() - 1);
   buffer_ = device.allocate(DType::f32,
                             {static_cast<std::int64_t>(peers_.size()), kWindow * segment_elements_},
@@ -49,8 +45,7 @@ void SegmentExchange::plan(std::span<const Tensor> tensors) {
   bytes_per_round_ = 0;
   for (const Tensor& tensor : tensors) {
     const std::int64_t count = tensor.num_elements();
-    const std::int64_t piece =
-        ((count + group - 1) / group + kAlignment - 1) / kAlignment * kAlignment;
+    const std::int64_t piece = round_up(divide_up(count, group), kAlignment);
     for (std::int64_t owner = 0; owner < group; ++owner) {
       auto& segments = segments_[static_cast<std::size_t>(owner)];
       tensor_begin_[static_cast<std::size_t>(owner)].push_back(std::ssize(segments));
@@ -163,7 +158,7 @@ std::int64_t SegmentExchange::num_messages_done() const {
   return done;
 }
 
-bool SegmentExchange::advance() {
+bool SegmentExchange::move() {
   if (num_started_ == 0) return false;
   const std::int64_t done_before = num_messages_done();
   for (Peer& peer : peers_) move_parts(peer);
@@ -180,28 +175,21 @@ bool SegmentExchange::complete() const {
   });
 }
 
-void SegmentExchange::finish(std::span<double> scalars) {
-  scalars_.start(scalars);
+void SegmentExchange::finish() {
   communicator_.wait_until([this] {
-    const bool moved = advance();
-    if (scalars_.complete() && complete()) return Progress::done;
+    const bool moved = move();
+    if (complete()) return Progress::done;
     return moved ? Progress::some : Progress::none;
   });
-  scalars_.take_sums(scalars);
   reset();
 }
 
 void SegmentExchange::abort() noexcept {
-  std::chrono::milliseconds limit = kDrainLimit;
-  const auto drain = [&](std::span<Request> requests) {
-    if (!communicator_.drain(requests, limit)) limit = std::chrono::milliseconds(0);
-  };
   for (Peer& peer : peers_) {
     for (Channel* channel : {&peer.parts_out, &peer.parts_in, &peer.sums_out, &peer.sums_in}) {
-      drain(channel->requests);
+      for (Request& request : channel->requests) request.give_up();
     }
   }
-  scalars_.drain(limit);
   reset();
 }
 

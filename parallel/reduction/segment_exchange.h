@@ -9,7 +9,6 @@
 #include "kernels/device/tensor.h"
 #include "parallel/mpi/communicator.h"
 #include "parallel/reduction/gradient_exchange.h"
-#include "parallel/reduction/scalar_exchange.h"
 
 namespace chaski {
 
@@ -27,8 +26,8 @@ class SegmentExchange final : public GradientExchange {
 
   void plan(std::span<const Tensor> tensors) override;
   void start(std::int64_t count) override;
-  bool advance() override;
-  void finish(std::span<double> scalars) override;
+  void advance() override { move(); }
+  void finish() override;
   void abort() noexcept override;
   std::int64_t bytes_per_round() const override { return bytes_per_round_; }
 
@@ -58,6 +57,7 @@ class SegmentExchange final : public GradientExchange {
     Tensor incoming;           // [kWindow · segment]
   };
 
+  bool move();  // whether something moved
   void move_parts(Peer& peer);
   void sum_segments();
   Tensor incoming(Peer& peer, std::int64_t i, std::int64_t count) const;
@@ -72,15 +72,14 @@ class SegmentExchange final : public GradientExchange {
   int stage_;
   std::size_t position_ = 0;  // of this process in the group
   std::int64_t segment_elements_ = 0;
+  Buffer buffer_;            // of what is in flight, and so destroyed after it
   std::vector<Peer> peers_;  // ascending by rank, without this process
-  Buffer buffer_;
   // By owner's position: the segments of its pieces of all tensors, and where each tensor's begin.
   std::vector<std::vector<Segment>> segments_;
   std::vector<std::vector<std::int64_t>> tensor_begin_;
   std::int64_t num_started_ = 0;
   std::int64_t num_summed_ = 0;
   std::int64_t bytes_per_round_ = 0;
-  ScalarExchange scalars_;
 };
 
 }  // namespace chaski

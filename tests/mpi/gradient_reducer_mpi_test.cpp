@@ -91,16 +91,11 @@ TEST_P(ReducerOfBucketSize, GivesTheSumInTheOrderOfRanks) {
     for (int step = 0; step < 3; ++step) {
       gradients.fill(communicator.rank());
       gradients.announce(reducer);
-      std::vector<double> scalars{1.0 + communicator.rank(), 0.5};
-      reducer.finish(scalars);
+      reducer.finish();
       gradients.expect_sums(communicator.size());
-      const int n = communicator.size();
-      if (n > 1) {
-        EXPECT_EQ(scalars[0], n * (n + 1) / 2);
-        EXPECT_EQ(scalars[1], 0.5 * n);
+      if (communicator.size() > 1) {
         EXPECT_GT(reducer.num_buckets(), 1);
       } else {
-        EXPECT_EQ(scalars[0], 1.0);
         EXPECT_EQ(reducer.num_buckets(), 0);
       }
     }
@@ -127,7 +122,6 @@ TEST(GradientReducer, WhatWasNotAnnouncedIsReducedByFinish) {
                           {.bucket_bytes = 4096});
   gradients.fill(communicator.rank());
   if (communicator.rank() % 2 == 0) reducer.gradients_ready(8, 4);
-  reducer.poll();
   reducer.finish();
   gradients.expect_sums(communicator.size());
 }

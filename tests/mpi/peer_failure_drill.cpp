@@ -2,14 +2,16 @@
 // step, make a communicator of those alive, and run the same step again by a roster with a
 // takeover. Every process that finishes leaves a file DIRECTORY/done.N with what it saw;
 // run_drill.sh judges, because mpirun's own exit status tells of the victim.
-//   peer_failure_drill DIRECTORY VICTIM MOMENT        MOMENT: reduce or vote
+// At the moment "error" the process is not killed but has an error of its own, for which the others
+// must not make a new roster: all end.
+//   peer_failure_drill DIRECTORY VICTIM MOMENT        MOMENT: reduce, vote or error
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <fmt/format.h>
 #include <fstream>
 #include <memory>
-#include <mpi.h>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <unistd.h>
@@ -19,9 +21,6 @@
 #include "parallel/membership/step_transaction.h"
 #include "parallel/mpi/communicator.h"
 #include "parallel/reduction/gradient_reducer.h"
-#if __has_include(<mpi-ext.h>) && defined(OPEN_MPI)
-#include <mpi-ext.h>
-#endif
 
 namespace chaski {
 namespace {
@@ -36,19 +35,9 @@ struct Drill {
   std::string moment;
 };
 
-// Survivors only, in the order of their old ranks.
-std::unique_ptr<Communicator> survivors_of([[maybe_unused]] Communicator& communicator) {
-#ifdef OMPI_HAVE_MPI_EXT_FTMPI
-  MPI_Comm survivors = MPI_COMM_NULL;
-  if (MPIX_Comm_shrink(communicator.handle(), &survivors) == MPI_SUCCESS) {
-    return std::make_unique<Communicator>(communicator.runtime(), survivors);
-  }
-#endif
-  throw std::runtime_error("no communicator of the survivors");
-}
-
 void fail_if(const Drill& drill, int process, bool first_try, int step, const char* moment) {
   if (first_try && process == drill.victim && step == kFatalStep && drill.moment == moment) {
+    if (drill.moment == "error") throw std::bad_alloc();
     kill(getpid(), SIGKILL);
   }
 }
@@ -98,8 +87,13 @@ class Process {
     } catch (const PeerFailure& failure) {
       ++failures_;
       std::fprintf(stderr, "process %d, step %d: %s\n", process_, step, failure.what());
-      transaction_->abort();
+      if (transaction_->abort(StepFailure::peer).failed) {
+        throw std::runtime_error("another process cannot go on");
+      }
       return false;
+    } catch (...) {
+      transaction_->abort(StepFailure::here);
+      throw;
     }
     check_sums(step);
     return true;
@@ -117,6 +111,7 @@ class Process {
     for (int parameter = 3; parameter >= 0; --parameter) {
       reducer_->gradients_ready(parameter, 1);
       if (parameter == 2) fail_if(drill_, process_, failures_ == 0, step, "reduce");
+      if (parameter == 2) fail_if(drill_, process_, failures_ == 0, step, "error");
     }
     reducer_->finish();
   }
@@ -134,7 +129,7 @@ class Process {
   }
 
   void recover() {
-    auto survivors = survivors_of(*communicator_);
+    auto survivors = communicator_->shrink();
     const std::vector<int> dead = communicator_->dead_ranks();
     if (dead.size() != 1) {
       throw std::runtime_error(fmt::format("{} processes are dead", dead.size()));

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <gtest/gtest.h>
 #include <map>
 #include <memory>
@@ -92,6 +93,14 @@ struct Reference {
   explicit Reference(Device& device) : rows(device), stage(make_stage(device, whole(), 1)) {}
   static StageRange whole() { return stage_range(small_model(), 0, 1); }
 
+  // The loss of the micro-batches that Host::evaluate() runs.
+  double evaluate(int step, int num_replicas) {
+    for (int replica = 0; replica < num_replicas; ++replica) {
+      for (int m = 0; m < kMicroBatches - replica; ++m) stage->evaluate(rows(step, replica, m), {});
+    }
+    return stage->take_loss_totals().sum;
+  }
+
   double run(int step, int num_replicas, float scale) {
     stage->parameters().zero_gradients();
     double loss = 0;
@@ -132,33 +141,44 @@ class Listener : public GradientListener {
 class Host {
  public:
   Host(Communicator& communicator, const Roster& roster, ScheduleKind kind)
-      : communicator_(communicator), device_(Device::create_cpu(1)), rows_(*device_) {
-    std::map<int, int> in_flight;
-    const auto slots = roster.slots_of(roster.process_at(communicator.rank()));
+      : communicator_(&communicator),
+        roster_(roster),
+        kind_(kind),
+        device_(Device::create_cpu(1)),
+        rows_(*device_) {
+    const int process = roster.process_at(communicator.rank());
+    const auto slots = roster.slots_of(process);
     for (const Slot slot : slots) {
-      in_flight[slot.stage] += max_in_flight(kind, slot.stage, roster.num_stages(), kMicroBatches);
+      const int index = slot.stage;
+      if (stages_.contains(index)) continue;
+      stages_[index] = make_stage(*device_, stage_range(small_model(), index, roster.num_stages()),
+                                  stashes_needed(kind, roster, process, index, kMicroBatches));
     }
-    for (const auto& [index, count] : in_flight) {
-      stages_[index] =
-          make_stage(*device_, stage_range(small_model(), index, roster.num_stages()), count);
-      ParameterSet& parameters = stages_[index]->parameters();
+    connect(communicator);
+  }
+
+  // All that follows from the roster but the stages, on the same communicator or on another.
+  void connect(Communicator& communicator) {
+    executor_.reset();
+    listeners_.clear();
+    reducers_.clear();
+    communicator_ = &communicator;
+    for (auto& [index, stage] : stages_) {
+      ParameterSet& parameters = stage->parameters();
       reducers_[index] = std::make_unique<GradientReducer>(
-          communicator, roster.ranks_of_stage(index), index, parameters);
+          communicator, roster_.ranks_of_stage(index), index, parameters);
       listeners_[index] = std::make_unique<Listener>(*reducers_[index], parameters.size());
     }
     std::vector<HostedSlot> hosted;
-    std::map<int, int> next;
-    for (const Slot slot : slots) {
+    for (const Slot slot : roster_.slots_of(roster_.process_at(communicator.rank()))) {
       HostedSlot h;
       h.slot = slot;
       h.stage = stages_[slot.stage].get();
-      h.first_stash = next[slot.stage];
       h.listener = listeners_[slot.stage].get();
-      next[slot.stage] += max_in_flight(kind, slot.stage, roster.num_stages(), kMicroBatches);
       hosted.push_back(h);
     }
     executor_ =
-        std::make_unique<PipelineExecutor>(communicator, roster, kind, kMicroBatches, hosted);
+        std::make_unique<PipelineExecutor>(communicator, roster_, kind_, kMicroBatches, hosted);
   }
 
   // The loss of the whole step; gradients are reduced.
@@ -172,9 +192,22 @@ class Host {
     return sum_over_processes(result, targets);
   }
 
+  // Replica r has only the first kMicroBatches - r micro-batches.
   double evaluate(int step, std::int64_t* targets) {
-    return sum_over_processes(executor_->evaluate(source(step), kMicroBatches), targets);
+    const BatchSource fewer = [this, step](int replica, int m) {
+      return m < kMicroBatches - replica ? rows_(step, replica, m) : MicroBatch{};
+    };
+    return sum_over_processes(executor_->evaluate(fewer, kMicroBatches), targets);
   }
+
+  void expect_same_gradients(const Host& other) const {
+    for (const auto& [index, stage] : stages_) {
+      const Tensor a = stage->parameters().all_gradients();
+      const Tensor b = other.stages_.at(index)->parameters().all_gradients();
+      EXPECT_EQ(std::memcmp(a.raw(), b.raw(), static_cast<std::size_t>(a.num_bytes())), 0);
+    }
+  }
+  const MemoryUsage& memory() const { return device_->memory(); }
 
   void expect_gradients_of(Stage& whole) {
     for (auto& [index, stage] : stages_) {
@@ -197,12 +230,14 @@ class Host {
 
   double sum_over_processes(const PipelineResult& result, std::int64_t* targets) {
     double sums[] = {result.loss_sum, static_cast<double>(result.num_targets)};
-    communicator_.all_reduce_sum(std::span<double>(sums));
+    communicator_->all_reduce_sum(std::span<double>(sums));
     *targets = static_cast<std::int64_t>(sums[1]);
     return sums[0];
   }
 
-  Communicator& communicator_;
+  Communicator* communicator_;
+  Roster roster_;
+  ScheduleKind kind_;
   std::unique_ptr<Device> device_;
   Rows rows_;
   std::map<int, std::unique_ptr<Stage>> stages_;
@@ -253,8 +288,10 @@ TEST_P(PipelineOfSchedule, EqualsOneStage) {
       EXPECT_NEAR(host.run(step, scale, &targets), expected, 1e-6 * expected);
       EXPECT_EQ(targets, expected_targets);
       host.expect_gradients_of(*reference.stage);
-      EXPECT_NEAR(host.evaluate(step, &targets), expected, 1e-6 * expected);
-      EXPECT_EQ(targets, expected_targets);
+      const double evaluated = reference.evaluate(step, replicas);
+      EXPECT_NEAR(host.evaluate(step, &targets), evaluated, 1e-6 * evaluated);
+      EXPECT_EQ(targets, expected_targets / (replicas * kMicroBatches) *
+                             (replicas * kMicroBatches - replicas * (replicas - 1) / 2));
       if (step == 1) allocations = host.num_allocations();
     }
     // Rows of the third step aside (two buffers for each micro-batch and replica), nothing is new.
@@ -263,6 +300,37 @@ TEST_P(PipelineOfSchedule, EqualsOneStage) {
     for (const Slot slot : slots) ++hosted_replicas[slot.replica];
     const auto new_rows = static_cast<std::int64_t>(2 * kMicroBatches * hosted_replicas.size());
     EXPECT_EQ(host.num_allocations(), allocations + new_rows);
+  }
+}
+
+// In mid-run everything that follows from the roster is made again, now on the same communicator,
+// now on another: nobody can tell from the numbers or from the memory.
+TEST_P(PipelineOfSchedule, MayBeRebuiltBetweenSteps) {
+  Communicator communicator(mpi_session());
+  if (communicator.size() > 4) GTEST_SKIP() << "layouts for up to 4 processes";
+  for (const Roster& roster : rosters_of(communicator.size())) {
+    SCOPED_TRACE(roster.to_string());
+    Host kept(communicator, roster, GetParam());
+    Host rebuilt(communicator, roster, GetParam());
+    auto own = std::make_unique<Communicator>(mpi_session());
+    for (int step = 0; step < 6; ++step) {
+      std::int64_t targets = 0;
+      const double loss = kept.run(step, 0.01f, &targets);
+      EXPECT_EQ(rebuilt.run(step, 0.01f, &targets), loss);
+      rebuilt.expect_same_gradients(kept);
+      if (step % 2 == 0) {
+        rebuilt.connect(communicator);
+      } else {
+        auto another = std::make_unique<Communicator>(mpi_session());
+        rebuilt.connect(*another);
+        own = std::move(another);
+      }
+      for (int i = 0; i < kNumMemoryCategories; ++i) {
+        const auto category = static_cast<MemoryCategory>(i);
+        EXPECT_EQ(rebuilt.memory().current(category), kept.memory().current(category));
+        EXPECT_EQ(rebuilt.memory().peak(category), kept.memory().peak(category));
+      }
+    }
   }
 }
 

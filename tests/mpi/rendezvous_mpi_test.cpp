@@ -54,7 +54,7 @@ class MeetingTest : public testing::Test {
     });
     EXPECT_EQ(agreed.front(), subject);
     EXPECT_EQ(agreed.back(), subject);
-    communicator_.wait_all(coming);
+    for (Request& request : coming) communicator_.wait(request);
   }
   void expect_given_up(const std::function<Rendezvous::Subject()>& make = {}) {
     give_up_after(std::chrono::milliseconds(50));

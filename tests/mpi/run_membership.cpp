@@ -90,7 +90,7 @@ struct RunCase {
   int replicas = 1;
   int stages = 1;
   bool moc = false;
-  ScheduleKind schedule = ScheduleKind::one_f_one_b;
+  const char* schedule = "1f1b";
 };
 
 TrainConfig config_of(const RunCase& tested, const std::string& tokens, const std::string& output) {
@@ -131,7 +131,7 @@ console = "off"
 dead_channel_steps = 2
 )",
       output, kVocabulary, tested.moc ? "moc" : "swiglu", tokens, kSteps, tested.replicas,
-      tested.stages, name_of(tested.schedule));
+      tested.stages, tested.schedule);
   return parse_config(text, "test");
 }
 
@@ -221,8 +221,15 @@ class RunMembershipTest : public ::testing::Test {
 // The layouts that fit so many processes, one slot each.
 std::vector<RunCase> cases_for(int processes) {
   std::vector<RunCase> cases;
-  for (const RunCase& tested : std::vector<RunCase>{
-           {1, 1}, {2, 1}, {1, 2}, {3, 1}, {1, 3}, {2, 2}, {2, 1, true}, {1, 2, true}}) {
+  for (const RunCase& tested : std::vector<RunCase>{{1, 1},
+                                                    {1, 1, false, "gpipe"},
+                                                    {2, 1},
+                                                    {1, 2},
+                                                    {3, 1},
+                                                    {1, 3},
+                                                    {2, 2},
+                                                    {2, 1, true},
+                                                    {1, 2, true, "gpipe"}}) {
     if (tested.replicas * tested.stages == processes) cases.push_back(tested);
   }
   return cases;

@@ -12,9 +12,7 @@ TEST(StepTransaction, CommitsWhenAllCompleted) {
   StepTransaction transaction(communicator, {});
   for (int step = 0; step < 20; ++step) {
     transaction.begin(step, 0);
-    EXPECT_TRUE(transaction.open());
     const StepVerdict verdict = transaction.agree({});
-    EXPECT_FALSE(transaction.open());
     EXPECT_TRUE(verdict.commit);
     EXPECT_FALSE(verdict.stop || verdict.non_finite || verdict.failed);
   }
@@ -34,11 +32,6 @@ TEST(StepTransaction, OneVoteDecidesForAll) {
   verdict = transaction.agree({.stop_requested = communicator.rank() == 0});
   EXPECT_TRUE(verdict.commit);
   EXPECT_TRUE(verdict.stop);
-
-  transaction.begin(1, 0);
-  verdict = transaction.agree({.failed = last});
-  EXPECT_FALSE(verdict.commit);
-  EXPECT_TRUE(verdict.failed);
 }
 
 TEST(StepTransaction, NoticesProcessesAtDifferentSteps) {
@@ -47,26 +40,27 @@ TEST(StepTransaction, NoticesProcessesAtDifferentSteps) {
   StepTransaction transaction(communicator, {});
   transaction.begin(100 + (communicator.rank() == 0 ? 1 : 0), 0);
   EXPECT_THROW(transaction.agree({}), std::logic_error);
-  transaction.abort();
+  transaction.abort(StepFailure::here);
 
   Communicator fresh(mpi_session());
   StepTransaction of_version(fresh, {});
   of_version.begin(100, communicator.rank() == 0 ? 1 : 0);
   EXPECT_THROW(of_version.agree({}), std::logic_error);
-  of_version.abort();
+  of_version.abort(StepFailure::here);
 }
 
 TEST(StepTransaction, AbortDropsTheWorkOfAnOpenStepOnly) {
   Communicator communicator(mpi_session());
   int dropped = 0;
   StepTransaction transaction(communicator, [&] { ++dropped; });
-  transaction.abort();
+  transaction.abort(StepFailure::here);
   EXPECT_EQ(dropped, 0);
   transaction.begin(7, 0);
   EXPECT_THROW(transaction.begin(8, 0), std::logic_error);
-  transaction.abort();
+  const StepVerdict verdict = transaction.abort(StepFailure::here);
   EXPECT_EQ(dropped, 1);
-  EXPECT_FALSE(transaction.open());
+  EXPECT_TRUE(verdict.failed);
+  EXPECT_FALSE(verdict.commit);
   EXPECT_THROW(transaction.agree({}), std::logic_error);
 }
 

@@ -5,6 +5,8 @@
 #include <new>
 #include <stdexcept>
 
+#include "parallel/mpi/communicator.h"
+
 namespace chaski {
 namespace {
 
@@ -33,6 +35,16 @@ TEST(ProgramError, ExhaustedMemoryHasAHint) {
   const auto error = describe_error(std::bad_alloc());
   EXPECT_EQ(error.exit_code, 1);
   EXPECT_NE(error.hint.find("micro_batch"), std::string::npos);
+}
+
+// The hint is told where the run ends, not by who may go on after the failure.
+TEST(ProgramError, AfterAFailedProcessTheRunCanBeResumed) {
+  const PeerFailure failure("rank 1 is gone", {1});
+  EXPECT_STREQ(failure.what(), "rank 1 is gone");
+  const auto error = describe_error(failure);
+  EXPECT_EQ(error.message, "rank 1 is gone");
+  EXPECT_NE(error.hint.find("--resume auto"), std::string::npos);
+  EXPECT_EQ(error.exit_code, 1);
 }
 
 TEST(ProgramError, BugsAreCalledSo) {

@@ -41,23 +41,21 @@ TEST(Roster, Neighbours) {
   EXPECT_THROW(roster.process_of({0, 3}), std::invalid_argument);
 }
 
-TEST(Roster, EveryRowOfTheGlobalBatchBelongsToOneMicroBatch) {
+TEST(Roster, EveryRowOfTheGlobalBatchBelongsToOneReplica) {
   const Roster roster = Roster::initial(4, 1, 4);
   std::set<std::int64_t> rows;
   for (int replica = 0; replica < 4; ++replica) {
-    ASSERT_EQ(roster.num_micro_batches(48, 3), 4);
-    for (int m = 0; m < 4; ++m) {
-      const RowRange range = roster.rows_of(replica, 48, m, 3);
-      for (std::int64_t i = 0; i < range.count; ++i) {
-        EXPECT_TRUE(rows.insert(range.begin + i).second);
-      }
+    const RowRange range = roster.rows_of(replica, 48);
+    for (std::int64_t i = 0; i < range.count; ++i) {
+      EXPECT_TRUE(rows.insert(range.begin + i).second);
     }
   }
   EXPECT_EQ(rows.size(), 48u);
   EXPECT_EQ(*rows.begin(), 0);
   EXPECT_EQ(*rows.rbegin(), 47);
-  EXPECT_THROW(roster.rows_of(0, 50), std::invalid_argument);
+  EXPECT_EQ(roster.num_micro_batches(48, 3), 4);
   EXPECT_THROW(roster.num_micro_batches(48, 5), std::invalid_argument);
+  EXPECT_THROW(roster.rows_of(0, 50), std::invalid_argument);
   EXPECT_THROW(roster.rows_of(4, 48), std::invalid_argument);
 }
 
@@ -89,18 +87,20 @@ TEST(Roster, TakeoverMovesSlotsAndRenumbersRanks) {
 }
 
 TEST(Roster, MessageTagsAreDistinctAndSmall) {
-  const Roster roster = Roster::initial(8, 16, 128);
-  std::set<int> tags{kGatherTag};
-  for (int stage = 0; stage < 16; ++stage) {
+  constexpr int kStages = Roster::kMaxSlots / 2;
+  const Roster roster = Roster::initial(2, kStages, Roster::kMaxSlots);
+  std::set<int> tags{Communicator::kGatherTag};
+  for (int stage = 0; stage < kStages; ++stage) {
     for (const Slot slot : roster.replicas_of(stage)) {
       EXPECT_TRUE(tags.insert(activation_tag(roster, slot)).second);
       EXPECT_TRUE(tags.insert(gradient_tag(roster, slot)).second);
     }
     EXPECT_TRUE(tags.insert(reduce_scatter_tag(stage)).second);
     EXPECT_TRUE(tags.insert(all_gather_tag(stage)).second);
-    EXPECT_TRUE(tags.insert(scalar_tag(stage)).second);
   }
   EXPECT_LE(*tags.rbegin(), 32767);
+  const int too_many = Roster::kMaxSlots + 1;
+  EXPECT_THROW(Roster::initial(1, too_many, too_many), std::invalid_argument);
 }
 
 }  // namespace

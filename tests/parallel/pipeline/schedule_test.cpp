@@ -73,16 +73,7 @@ TEST(Schedule, OneForwardOneBackwardOfFourStages) {
   EXPECT_EQ(to_string(slot_program(ScheduleKind::gpipe, 1, 2, 3)), "F0 F1 F2 B0 B1 B2");
 }
 
-TEST(Schedule, DiagramShowsTheBubble) {
-  EXPECT_EQ(diagram(Roster::initial(1, 2, 2), ScheduleKind::one_f_one_b, 2),
-            "process  0 | F0 F1  .  . B0  -  . B1  -\n"
-            "process  1 |  . F0 B0  - F1 B1  -  .  .\n");
-}
-
-TEST(Schedule, NamesAreThoseOfTheConfig) {
-  EXPECT_EQ(schedule_kind("1f1b"), ScheduleKind::one_f_one_b);
-  EXPECT_EQ(schedule_kind("gpipe"), ScheduleKind::gpipe);
-  EXPECT_THROW(schedule_kind("1F1B"), std::invalid_argument);
+TEST(Schedule, RefusesStagesOutsideThePipelineAndStepsWithoutMicroBatches) {
   EXPECT_THROW(slot_program(ScheduleKind::gpipe, 2, 2, 1), std::invalid_argument);
   EXPECT_THROW(slot_program(ScheduleKind::gpipe, 0, 2, 0), std::invalid_argument);
 }
@@ -145,6 +136,33 @@ TEST(Simulation, TwoReplicasOnOneProcessAlternate) {
   // draining.
   EXPECT_DOUBLE_EQ(simulation.makespan - simulation.idle[2], 2 * num_micro_batches * 3.0);
   EXPECT_EQ(shared, process_program(roster, ScheduleKind::one_f_one_b, num_micro_batches, 2));
+}
+
+// A process's program is its part of the whole simulation, though only the replicas that share
+// processes with its own are simulated for it.
+TEST(Simulation, ProgramsOfProcessesAreThoseOfTheWhole) {
+  const Roster initial = Roster::initial(4, 3, 12);
+  const Roster chained = initial.with_takeover(0, 1).with_takeover(5, 6);  // replicas 0-1-2
+  const auto programs = stage_programs(ScheduleKind::one_f_one_b, 3, 5);
+  for (const Roster& roster : {initial, initial.with_takeover(11, 0), chained}) {
+    const Simulation whole = simulate(roster, programs, 1, 2);
+    for (std::size_t rank = 0; rank < whole.programs.size(); ++rank) {
+      EXPECT_EQ(process_program(roster, ScheduleKind::one_f_one_b, 5, static_cast<int>(rank)),
+                whole.programs[rank]);
+    }
+  }
+}
+
+TEST(Schedule, SlotsThatShareAStageNeedStashesForEach) {
+  const Roster roster = Roster::initial(2, 3, 6).with_takeover(1, 0).with_takeover(5, 0);
+  const auto needed = [&](ScheduleKind kind, int process, int stage) {
+    return stashes_needed(kind, roster, process, stage, 8);
+  };
+  EXPECT_EQ(needed(ScheduleKind::one_f_one_b, 0, 0), 2 * 3);  // of two replicas
+  EXPECT_EQ(needed(ScheduleKind::one_f_one_b, 0, 2), 1);
+  EXPECT_EQ(needed(ScheduleKind::one_f_one_b, 0, 1), 0);
+  EXPECT_EQ(needed(ScheduleKind::gpipe, 0, 0), 2 * 8);
+  EXPECT_EQ(needed(ScheduleKind::gpipe, 3, 1), 8);
 }
 
 TEST(Simulation, EveryTakeoverOfASmallLayoutCanRun) {

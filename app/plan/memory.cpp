@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "app/step/batch_tensors.h"
+#include "fault/checkpoint/writer.h"
+#include "kernels/device/host_reader.h"
 
 namespace chaski {
 namespace {
@@ -18,10 +20,6 @@ constexpr std::int64_t kArraysOfBatch = 3;
 constexpr std::int64_t kExtraBatches = 2;
 // The kernel maps this much of a cached file around an address that is touched for the first time.
 constexpr std::int64_t kFaultAround = 64 << 10;
-// Of kernels/device/cuda_host_reader.cpp: what a save goes through.
-constexpr std::int64_t kPinnedReader = std::int64_t{4} << 20;
-// Of fault/checkpoint/shard_writer.cpp: what it reads a shard back with, and a piece of a tensor.
-constexpr std::int64_t kCheckpointPiece = std::int64_t{5} << 20;
 
 // Rows lie anywhere in the files: each touches its own pages until the files are mapped whole, as
 // they will be by steps whose number is not known.
@@ -108,8 +106,8 @@ std::vector<RankMemory> plan_memory(Device& model, const TrainConfig& config, co
     memory.rank = rank;
     memory.slots = roster.slots_of(process);
     if (writes_any(roster, process)) {
-      memory.checkpoint_buffer = kCheckpointPiece;
-      if (memory.on_gpu) memory.pinned += kPinnedReader;
+      memory.checkpoint_buffer = kTensorPieceBytes + kFilePieceBytes;
+      if (memory.on_gpu) memory.pinned += kPinnedReaderBytes;
       if (config.checkpoint.async) memory.checkpoint_copy = memory.dry.saved_bytes;
     }
     memory.token_pages =

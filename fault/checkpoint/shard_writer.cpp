@@ -65,9 +65,6 @@ void create_groups(const Hdf5File& file, const std::string& name) {
   }
 }
 
-// Pieces of about this size go through one small buffer of whoever provides the tensor.
-constexpr std::int64_t kPieceBytes = std::int64_t{1} << 20;
-
 [[noreturn]] void throw_unwritable(const Hdf5File& file, const std::string& name) {
   file.check();
   throw std::runtime_error(fmt::format("{}: the HDF5 library cannot write /{}", file.path(), name));
@@ -96,7 +93,7 @@ std::uint64_t write_elements(const Hdf5File& file, hid_t dataset, const TensorRe
   const std::int64_t bytes = tensor.shape.num_elements() * size_of(tensor.dtype);
   const std::int64_t row_bytes = rows == 0 ? 0 : bytes / rows;
   const std::int64_t step =
-      std::max<std::int64_t>(1, kPieceBytes / std::max<std::int64_t>(1, row_bytes));
+      std::max<std::int64_t>(1, kTensorPieceBytes / std::max<std::int64_t>(1, row_bytes));
   for (std::int64_t row = 0; row < rows && row_bytes > 0; row += step) {
     const std::int64_t count = std::min(step, rows - row);
     const void* data = tensor.read(row * row_bytes, count * row_bytes);
@@ -148,7 +145,7 @@ bool is_shard_file_name(const std::string& name) {
 
 std::uint64_t checksum_of_file(File& file, std::uint64_t bytes) {
   const XxhState state = new_checksum();
-  std::vector<char> piece(std::size_t{4} << 20);
+  std::vector<char> piece(kFilePieceBytes);
   for (std::uint64_t offset = 0; offset < bytes;) {
     const std::size_t size = std::min<std::uint64_t>(piece.size(), bytes - offset);
     const std::size_t count = file.read_at(offset, piece.data(), size);

@@ -13,6 +13,11 @@
 
 namespace chaski {
 
+// Tensors are written in pieces of about this size, through one small buffer of whoever provides
+// them; a file is read back, to be checksummed, in pieces of the other.
+inline constexpr std::int64_t kTensorPieceBytes = std::int64_t{1} << 20;
+inline constexpr std::int64_t kFilePieceBytes = std::int64_t{4} << 20;
+
 struct CheckpointWriterOptions {
   std::int64_t keep = 3;        // the newest that stay; 0: all
   std::int64_t keep_every = 0;  // checkpoints whose step is a multiple stay for ever; 0: none

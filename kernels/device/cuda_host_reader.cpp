@@ -7,14 +7,13 @@
 namespace chaski::cuda {
 namespace {
 
-// Memory that the GPU copies to by itself, without the driver's own staging.
-constexpr std::int64_t kPinnedBytes = std::int64_t{4} << 20;
-
 class Reader final : public HostReader {
  public:
   explicit Reader(const Context& context) : ordinal_(context.ordinal()) {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
-    check(cudaMallocHost(&pinned_, static_cast<std::size_t>(kPinnedBytes)), "pinning host memory");
+    // The GPU copies there by itself, without the driver's own staging.
+    check(cudaMallocHost(&pinned_, static_cast<std::size_t>(kPinnedReaderBytes)),
+          "pinning host memory");
     cudaEvent_t queued = nullptr;
     check(cudaEventCreateWithFlags(&queued, cudaEventDisableTiming), "creating an event");
     check(cudaEventRecord(queued, context.stream()), "recording an event");
@@ -31,8 +30,8 @@ class Reader final : public HostReader {
 
   void read(void* to, const void* from, std::int64_t bytes) override {
     check(cudaSetDevice(ordinal_), "choosing the device");  // of this thread
-    for (std::int64_t done = 0; done < bytes; done += kPinnedBytes) {
-      const auto part = static_cast<std::size_t>(std::min(kPinnedBytes, bytes - done));
+    for (std::int64_t done = 0; done < bytes; done += kPinnedReaderBytes) {
+      const auto part = static_cast<std::size_t>(std::min(kPinnedReaderBytes, bytes - done));
       check(cudaMemcpyAsync(pinned_, static_cast<const char*>(from) + done, part,
                             cudaMemcpyDeviceToHost, stream_),
             "copying to the host");

@@ -17,6 +17,9 @@ class HostReader {
   virtual void read(void* to, const void* from, std::int64_t bytes) = 0;
 };
 
+// Pinned memory that a GPU's reader copies through.
+inline constexpr std::int64_t kPinnedReaderBytes = std::int64_t{4} << 20;
+
 // On the thread that drives the device, and not to outlive it.
 std::unique_ptr<HostReader> create_host_reader(Device& device);
 

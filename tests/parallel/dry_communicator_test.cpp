@@ -2,16 +2,13 @@
 
 #include <array>
 #include <gtest/gtest.h>
-#include <map>
 #include <memory>
 #include <vector>
 
 #include "kernels/device/device.h"
 #include "model/parameter.h"
-#include "model/stage.h"
 #include "parallel/membership/message_tags.h"
 #include "parallel/mpi/communicator.h"
-#include "parallel/pipeline/executor.h"
 #include "parallel/reduction/gradient_reducer.h"
 
 namespace chaski {
@@ -78,84 +75,6 @@ TEST(DryCommunicator, GradientsAreSentAsTheReducerSays) {
     const std::int64_t gradients = 4 * (700001 + 13 + 1200007 + 90001);
     EXPECT_GE(all, 2 * (kRanks - 1) * gradients - kRanks * 4);
     EXPECT_LE(all, 2 * (kRanks - 1) * (gradients + 4 * 64));
-  }
-}
-
-LlamaConfig small_model() {
-  LlamaConfig config;
-  config.hidden_size = 60;
-  config.intermediate_size = 173;
-  config.num_layers = 5;
-  config.num_heads = 4;
-  config.head_dim = 14;
-  config.vocab_size = 301;
-  config.resolve();
-  return config;
-}
-
-// A process that hosts all slots of a roster: a stage for each of the pipeline's, shared by the
-// replicas, each with room for its own micro-batches.
-class WholePipeline {
- public:
-  static constexpr int kMicroBatches = 3;
-
-  WholePipeline(Device& device, const Roster& roster)
-      : tokens_(device.allocate(DType::i32, {2, 33}, MemoryCategory::activations, "tokens")) {
-    const LlamaConfig model = small_model();
-    std::vector<HostedSlot> hosted;
-    for (int stage = 0; stage < roster.num_stages(); ++stage) {
-      const int room =
-          max_in_flight(ScheduleKind::one_f_one_b, stage, roster.num_stages(), kMicroBatches);
-      StageOptions options;
-      options.micro_batch = 2;
-      options.sequence_length = 33;
-      options.micro_batches_in_flight = room * roster.num_replicas();
-      stages_.push_back(std::make_unique<Stage>(
-          device, model, stage_range(model, stage, roster.num_stages()), options));
-      stages_.back()->initialize(1);
-      for (const Slot slot : roster.replicas_of(stage)) {
-        hosted.push_back({.slot = slot, .stage = stages_.back().get()});
-      }
-    }
-    executor_ = std::make_unique<PipelineExecutor>(communicator_, roster, ScheduleKind::one_f_one_b,
-                                                   kMicroBatches, hosted);
-  }
-
-  // A step and an evaluation, on tokens that are all the same.
-  void run() {
-    const auto source = [this](int, int) {
-      return MicroBatch{tokens_.tensor(), tokens_.tensor(), {}};
-    };
-    executor_->run_step(source, 1.0f);
-    executor_->evaluate(source, 1);
-  }
-  const Communicator& communicator() const { return communicator_; }
-
- private:
-  Communicator communicator_{0, 1};
-  Buffer tokens_;
-  std::vector<std::unique_ptr<Stage>> stages_;
-  std::unique_ptr<PipelineExecutor> executor_;
-};
-
-// As interleaved stages and as after a takeover: counted, a process takes what it takes.
-TEST(DryPipeline, HoldsWhatAProcessOfSeveralSlotsHolds) {
-  const Roster two_stages = Roster::initial(1, 2, 2).with_takeover(1, 0);
-  const Roster two_slots = Roster::initial(2, 1, 2).with_takeover(1, 0);
-  const Roster both =
-      Roster::initial(2, 2, 4).with_takeover(1, 0).with_takeover(2, 0).with_takeover(3, 0);
-  for (const Roster& roster : {two_stages, two_slots, both}) {
-    SCOPED_TRACE(roster.to_string());
-    const auto device = Device::create_cpu(2);
-    WholePipeline pipeline(*device, roster);
-    pipeline.run();
-    const auto counting = Device::create_counting(Backend::cpu, 2);
-    WholePipeline counted(*counting, roster);
-    counted.run();
-    EXPECT_EQ(counting->memory().current_bytes, device->memory().current_bytes);
-    EXPECT_EQ(counting->workspace().largest_used(), device->workspace().largest_used());
-    ASSERT_EQ(counting->memory_parts().size(), device->memory_parts().size());
-    EXPECT_TRUE(counted.communicator().sent().empty()) << "nothing leaves the process";
   }
 }
 

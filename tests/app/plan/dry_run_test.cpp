@@ -2,10 +2,15 @@
 
 #include <cstring>
 #include <gtest/gtest.h>
+#include <map>
+#include <memory>
+#include <string>
 
 #include "app/plan/links.h"
 #include "app/plan/step_gemms.h"
+#include "app/step/batch_tensors.h"
 #include "app/step/membership.h"
+#include "app/step/step_runner.h"
 #include "parallel/membership/message_tags.h"
 
 namespace chaski {
@@ -88,6 +93,44 @@ TEST(DryRun, ReplicasHoldTheSame) {
   const DryRun second = dry_run(*model, config, initial_roster(config, 2), 1);
   EXPECT_EQ(first.memory.current_bytes, second.memory.current_bytes);
   EXPECT_EQ(first.step.flops(), second.step.flops());
+}
+
+std::map<std::string, std::int64_t> memory_of(Device& device) {
+  std::map<std::string, std::int64_t> memory;
+  for (const MemoryPart& part : device.memory_parts()) memory[part.purpose] = part.bytes;
+  for (const WorkspacePhase& phase : device.workspace().phases()) memory[phase.name] = phase.bytes;
+  return memory;
+}
+
+// What the only process that is left of a roster holds after a step and an evaluation, on zeros.
+std::map<std::string, std::int64_t> memory_after_step(Device& device, const Roster& roster) {
+  TrainConfig config = dry_config();
+  config.model.llama.num_layers = 3;
+  const Membership membership(std::make_unique<Communicator>(0, 1), roster);
+  HostedModel model(device, hosted_model_options(config, 3));
+  model.adopt(membership);
+  model.initialize(1);
+  const BatchTensors batch(device, config.parallel.micro_batch, config.data.sequence_length);
+  const auto source = [&](int, int) { return batch.micro_batch(); };
+  StepRunner runner(membership, model, 1.0);
+  EXPECT_TRUE(runner.run({.targets = 1000}, source).verdict.commit);
+  model.executor().evaluate(source, 1);
+  EXPECT_TRUE(membership.communicator().sent().empty()) << "nothing leaves the process";
+  return memory_of(device);
+}
+
+// As with interleaved stages and after a takeover: counted, a process takes what it takes.
+TEST(DryRun, OfAProcessThatHostsSeveralSlots) {
+  const Roster two_stages = Roster::initial(1, 2, 2).with_takeover(1, 0);
+  const Roster two_slots = Roster::initial(2, 1, 2).with_takeover(1, 0);
+  const Roster all =
+      Roster::initial(2, 2, 4).with_takeover(1, 0).with_takeover(2, 0).with_takeover(3, 0);
+  for (const Roster& roster : {two_stages, two_slots, all}) {
+    SCOPED_TRACE(roster.to_string());
+    const auto device = Device::create_cpu(2);
+    const auto counting = Device::create_counting(Backend::cpu, 2);
+    EXPECT_EQ(memory_after_step(*counting, roster), memory_after_step(*device, roster));
+  }
 }
 
 }  // namespace

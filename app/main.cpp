@@ -20,9 +20,10 @@
 #include "app/commands/tokenizer.h"
 #include "app/commands/train.h"
 #include "app/config/nearest_name.h"
-#include "app/console/program_error.h"
+#include "app/console/launcher.h"
+#include "app/console/version.h"
 #include "app/job/mpi_session.h"
-#include "app/version.h"
+#include "app/job/program_error.h"
 
 namespace chaski {
 namespace {

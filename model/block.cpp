@@ -4,7 +4,7 @@
 
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/layers/rmsnorm.h"
-#include "kernels/layers/rotary.h"
+#include "kernels/attention/rotary.h"
 
 namespace chaski {
 

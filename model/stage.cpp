@@ -8,7 +8,7 @@
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/layers/embedding.h"
 #include "kernels/layers/rmsnorm.h"
-#include "kernels/layers/rotary.h"
+#include "kernels/attention/rotary.h"
 #include "kernels/loss/cross_entropy.h"
 
 namespace chaski {

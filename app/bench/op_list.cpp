@@ -5,11 +5,11 @@
 
 #include "app/bench/report.h"
 #include "kernels/attention/attention.h"
+#include "kernels/attention/rotary.h"
 #include "kernels/device/profile.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/layers/embedding.h"
 #include "kernels/layers/rmsnorm.h"
-#include "kernels/layers/rotary.h"
 #include "kernels/layers/swiglu.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/moc/products.h"

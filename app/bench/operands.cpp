@@ -5,8 +5,8 @@
 #include <random>
 #include <vector>
 
-#include "kernels/device/timer.h"
 #include "kernels/elementwise/elementwise.h"
+#include "kernels/measuring/timer.h"
 
 namespace chaski {
 namespace {

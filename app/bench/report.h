@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/device/timer.h"
+#include "kernels/measuring/timer.h"
 #include "model/precision.h"
 
 namespace CLI {

@@ -7,7 +7,7 @@
 #include <stdexcept>
 
 #include "app/config/config.h"
-#include "app/version.h"
+#include "app/console/version.h"
 #include "data/tokenizer.h"
 #include "fault/checkpoint/writer.h"
 #include "model/huggingface.h"

@@ -3,7 +3,7 @@
 #include <fmt/core.h>
 #include <stdexcept>
 
-#include "app/job/mpi_session.h"
+#include "app/console/launcher.h"
 
 namespace chaski {
 

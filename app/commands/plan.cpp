@@ -10,6 +10,7 @@
 
 #include "app/config/config.h"
 #include "app/console/human_format.h"
+#include "app/console/launcher.h"
 #include "app/console/option_checks.h"
 #include "app/job/mpi_session.h"
 #include "app/job/process_memory.h"
@@ -18,7 +19,7 @@
 #include "app/step/batch_tensors.h"
 #include "app/step/step_runner.h"
 #include "data/sequence_dataset.h"
-#include "kernels/device/timer.h"
+#include "kernels/measuring/timer.h"
 #include "parallel/mpi/communicator.h"
 
 namespace chaski {

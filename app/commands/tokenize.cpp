@@ -13,7 +13,7 @@
 #include "app/console/human_format.h"
 #include "app/console/option_checks.h"
 #include "app/console/progress_bar.h"
-#include "app/version.h"
+#include "app/console/version.h"
 #include "data/output_file.h"
 #include "data/tokenize_corpus.h"
 

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "app/config/config.h"
+#include "app/console/launcher.h"
 #include "app/console/option_checks.h"
 #include "app/job/mpi_session.h"
 #include "app/training/run.h"

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "app/console/human_format.h"
-#include "app/job/mpi_session.h"
+#include "app/console/launcher.h"
 
 namespace chaski {
 namespace {

@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <unistd.h>
 
-#include "app/console/program_error.h"
+#include "app/job/program_error.h"
 #include "kernels/device/cpu_cores.h"
 
 namespace chaski {

@@ -4,8 +4,8 @@
 #include <chrono>
 #include <span>
 
-#include "kernels/device/timer.h"
 #include "kernels/elementwise/elementwise.h"
+#include "kernels/measuring/timer.h"
 #include "kernels/products/matmul.h"
 
 namespace chaski {

@@ -6,9 +6,9 @@
 
 #include "app/plan/gemm_ceiling.h"
 #include "kernels/attention/attention.h"
-#include "kernels/device/timer.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/loss/cross_entropy.h"
+#include "kernels/measuring/timer.h"
 #include "kernels/moc/products.h"
 #include "kernels/products/matmul.h"
 #include "model/ffn.h"

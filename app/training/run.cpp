@@ -11,7 +11,7 @@
 #include "app/job/process_memory.h"
 #include "app/plan/dry_run.h"
 #include "app/training/replica_check.h"
-#include "kernels/device/timer.h"
+#include "kernels/measuring/timer.h"
 
 namespace chaski {
 namespace {

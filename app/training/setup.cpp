@@ -6,13 +6,13 @@
 #include <utility>
 
 #include "app/config/stored_config.h"
+#include "app/console/version.h"
 #include "app/job/devices.h"
 #include "app/job/job.h"
 #include "app/plan/gemm_ceiling.h"
 #include "app/plan/memory_check.h"
 #include "app/training/run.h"
 #include "app/training/start_report.h"
-#include "app/version.h"
 #include "fault/checkpoint/reader.h"
 #include "fault/checkpoint/saved_model.h"
 #include "kernels/products/matmul.h"

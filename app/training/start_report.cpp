@@ -4,7 +4,7 @@
 #include <fmt/core.h>
 
 #include "app/console/human_format.h"
-#include "app/version.h"
+#include "app/console/version.h"
 #include "kernels/attention/attention.h"
 
 namespace chaski {

@@ -15,7 +15,7 @@
 #include "fault/checkpoint/frozen_tensors.h"
 #include "fault/checkpoint/shard.h"
 #include "kernels/device/cpu_cores.h"
-#include "kernels/device/timer.h"
+#include "kernels/measuring/timer.h"
 
 namespace chaski {
 namespace {

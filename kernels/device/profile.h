@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/device/timer.h"
+#include "kernels/measuring/timer.h"
 
 namespace chaski {
 

@@ -6,11 +6,13 @@
 
 #include "kernels/device/device.h"
 #include "parallel/mpi/communicator.h"
-#include "parallel/pipeline/tensor_channel.h"
-#include "parallel/reduction/gradient_exchange.h"
 
 // What moves tensors between GPUs. nccl_absent.cpp stands in where the program is built without it.
 namespace chaski {
+
+class GradientExchange;
+class TensorChannel;
+struct ChannelEnd;
 
 bool is_built_with_nccl();
 // E.g. "NCCL 2.28.9"; loads the library. Throws std::runtime_error where it cannot be loaded.

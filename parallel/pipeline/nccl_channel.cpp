@@ -9,6 +9,7 @@
 #include "kernels/device/cuda_context.h"
 #include "parallel/nccl/group.h"
 #include "parallel/nccl/nccl.h"
+#include "parallel/pipeline/tensor_channel.h"
 
 namespace chaski {
 namespace {

@@ -11,6 +11,7 @@
 #include "parallel/membership/message_tags.h"
 #include "parallel/nccl/group.h"
 #include "parallel/nccl/nccl.h"
+#include "parallel/reduction/gradient_exchange.h"
 
 namespace chaski {
 namespace {

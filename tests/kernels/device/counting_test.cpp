@@ -10,7 +10,7 @@
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/layers/embedding.h"
 #include "kernels/layers/rmsnorm.h"
-#include "kernels/layers/rotary.h"
+#include "kernels/attention/rotary.h"
 #include "kernels/layers/swiglu.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/loss/loss_totals.h"

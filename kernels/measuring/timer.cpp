@@ -1,11 +1,11 @@
-#include "kernels/device/timer.h"
+#include "kernels/measuring/timer.h"
 
 #include <chrono>
 #include <vector>
 
-#include "kernels/device/cuda_measuring.h"
 #include "kernels/device/dispatch.h"
 #include "kernels/elementwise/elementwise.h"
+#include "kernels/measuring/cuda_measuring.h"
 
 namespace chaski {
 namespace {

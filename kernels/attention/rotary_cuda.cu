@@ -1,5 +1,5 @@
+#include "kernels/attention/rotary_cuda.h"
 #include "kernels/device/cuda_pack.h"
-#include "kernels/layers/rotary_cuda.h"
 
 namespace chaski::cuda {
 namespace {

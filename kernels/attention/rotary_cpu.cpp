@@ -1,4 +1,4 @@
-#include "kernels/layers/rotary_cpu.h"
+#include "kernels/attention/rotary_cpu.h"
 
 namespace chaski {
 namespace CHASKI_ISA_NAMESPACE {

@@ -1,4 +1,4 @@
-#include "app/console/program_error.h"
+#include "app/job/program_error.h"
 
 #include <cerrno>
 #include <chrono>
@@ -9,6 +9,7 @@
 #include <thread>
 #include <unistd.h>
 
+#include "app/console/launcher.h"
 #include "app/job/mpi_session.h"
 #include "fault/checkpoint/file_system.h"
 #include "parallel/mpi/communicator.h"

@@ -1,4 +1,4 @@
-#include "app/console/program_error.h"
+#include "app/job/program_error.h"
 
 #include <filesystem>
 #include <gtest/gtest.h>

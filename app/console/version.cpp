@@ -1,4 +1,4 @@
-#include "app/version.h"
+#include "app/console/version.h"
 
 #include <dnnl.h>
 #include <fmt/format.h>

@@ -1,15 +1,15 @@
-#include "kernels/layers/rotary.h"
+#include "kernels/attention/rotary.h"
 
 #include <cmath>
 #include <fmt/format.h>
 #include <stdexcept>
 #include <vector>
 
+#include "kernels/attention/rotary_cpu.h"
+#include "kernels/attention/rotary_cuda.h"
 #include "kernels/device/dispatch.h"
 #include "kernels/device/profile.h"
 #include "kernels/elementwise/elementwise.h"
-#include "kernels/layers/rotary_cpu.h"
-#include "kernels/layers/rotary_cuda.h"
 
 namespace chaski {
 namespace {

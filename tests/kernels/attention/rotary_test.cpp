@@ -1,4 +1,4 @@
-#include "kernels/layers/rotary.h"
+#include "kernels/attention/rotary.h"
 
 #include "tests/kernels/devices.h"
 

@@ -7,7 +7,8 @@
 
 namespace chaski::cuda {
 
-// As RotaryKernels::rotate of kernels/layers/rotary_cpu.h. A position outside the table gives NaN.
+// As RotaryKernels::rotate of kernels/attention/rotary_cpu.h. A position outside the table gives
+// NaN.
 void rotary(const char* op, const AttentionShape& shape, const Tensor& qkv, const Tensor& positions,
             std::int64_t first_position, const Tensor& table, float direction);
 

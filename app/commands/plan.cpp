@@ -19,7 +19,7 @@
 #include "app/step/batch_tensors.h"
 #include "app/step/step_runner.h"
 #include "data/sequence_dataset.h"
-#include "kernels/measuring/timer.h"
+#include "kernels/device/clock.h"
 #include "parallel/mpi/communicator.h"
 
 namespace chaski {

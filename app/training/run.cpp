@@ -11,7 +11,7 @@
 #include "app/job/process_memory.h"
 #include "app/plan/dry_run.h"
 #include "app/training/replica_check.h"
-#include "kernels/measuring/timer.h"
+#include "kernels/device/clock.h"
 
 namespace chaski {
 namespace {

@@ -62,10 +62,10 @@ void TrainingRun::create_device() {
   const int threads = threads_for_process(communicator(), config_.run.threads);
   device_ = device_choice_.create(threads);
   device_lines_ = describe_job_devices(communicator(), *device_, device_choice_);
+  if (config_.log.console == ConsoleMode::off) return;  // nobody sees the share of it
   // On a device of its own, which takes its operands away again.
-  gemm_ceiling_ = measure_gemm_ceiling(*device_choice_.create(threads),
-                                       types_of(device_choice_.precision).compute);
-  std::array<double, 1> total{gemm_ceiling_};
+  std::array<double, 1> total{measure_gemm_ceiling(*device_choice_.create(threads),
+                                                   types_of(device_choice_.precision).compute)};
   communicator().all_reduce_sum(std::span<double>(total));
   gemm_ceiling_ = total[0];
 }

@@ -14,8 +14,8 @@
 #include "fault/checkpoint/commit.h"
 #include "fault/checkpoint/frozen_tensors.h"
 #include "fault/checkpoint/shard.h"
+#include "kernels/device/clock.h"
 #include "kernels/device/cpu_cores.h"
-#include "kernels/measuring/timer.h"
 
 namespace chaski {
 namespace {

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/measuring/timer.h"
+#include "kernels/device/clock.h"
 
 namespace chaski {
 

@@ -9,9 +9,9 @@
 #include <stdexcept>
 #include <utility>
 
+#include "kernels/device/clock.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/loss/cross_entropy.h"
-#include "kernels/measuring/timer.h"
 #include "parallel/membership/message_tags.h"
 #include "parallel/pipeline/activation_link.h"
 

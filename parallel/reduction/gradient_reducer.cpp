@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 #include <stdexcept>
 
-#include "kernels/measuring/timer.h"
+#include "kernels/device/clock.h"
 #include "parallel/reduction/gradient_exchange.h"
 
 namespace chaski {

@@ -1,4 +1,4 @@
-#include "kernels/measuring/cuda_measuring.h"
+#include "kernels/device/cuda_measuring.h"
 
 #include <vector>
 

@@ -141,7 +141,7 @@ void run_eval(const EvalArguments& arguments) {
   if (communicator.rank() == 0) verification.emplace(std::vector{stream});
   const EvaluationResult result =
       evaluate(setting, stream, arguments.max_tokens, progress ? &*progress : nullptr);
-  run_on_root(communicator, [&] {
+  run_on(0, communicator, [&] {
     // Where only the beginning was asked for, the rest may take far longer to read.
     arguments.max_tokens > 0 ? verification->check() : verification->wait();
     return std::string();

@@ -48,12 +48,13 @@ DeviceChoice choose_job_device(const DeviceConfig& config, Communicator& communi
   return mixed ? choose_cpu(config, communicator) : choice;
 }
 
-std::vector<std::string> describe_job_devices(Communicator& communicator, Device& device,
+std::vector<std::string> describe_job_devices(Communicator& communicator, int root, Device& device,
                                               const DeviceChoice& choice) {
   std::string own = describe_device(device, choice);
   if (communicator.size() == 1) return {own};
   if (device.backend() == Backend::cuda) own += ", " + nccl_version();
-  const std::vector<std::string> all = communicator.gather(MpiRuntime::host_name() + ": " + own, 0);
+  const std::vector<std::string> all =
+      communicator.gather(MpiRuntime::host_name() + ": " + own, root);
   std::vector<std::string> lines;
   std::vector<bool> told(all.size(), false);
   for (std::size_t first = 0; first < all.size(); ++first) {

@@ -16,8 +16,8 @@ namespace chaski {
 DeviceChoice choose_job_device(const DeviceConfig& config, Communicator& communicator);
 
 // What computes, in lines for the console: one for all the processes that say the same, with their
-// ranks and host where there are several. On rank 0; empty elsewhere. All must call it.
-std::vector<std::string> describe_job_devices(Communicator& communicator, Device& device,
+// ranks and host where there are several. On rank `root`; empty elsewhere. All must call it.
+std::vector<std::string> describe_job_devices(Communicator& communicator, int root, Device& device,
                                               const DeviceChoice& choice);
 
 }  // namespace chaski

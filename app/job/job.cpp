@@ -31,10 +31,10 @@ std::string outcome_of(const std::function<std::string()>& work) {
 
 }  // namespace
 
-std::string run_on_root(Communicator& communicator, const std::function<std::string()>& work) {
+std::string run_on(int root, Communicator& communicator, const std::function<std::string()>& work) {
   std::string outcome;
-  if (communicator.rank() == 0) outcome = outcome_of(work);
-  communicator.broadcast(outcome, 0);
+  if (communicator.rank() == root) outcome = outcome_of(work);
+  communicator.broadcast(outcome, root);
   const std::string text = outcome.substr(1);
   if (outcome[0] == kRefused) throw std::invalid_argument(text);
   if (outcome[0] == kFailed) throw std::runtime_error(text);

@@ -8,9 +8,10 @@
 
 namespace chaski {
 
-// Runs `work` on rank 0 and gives its result to all. What it throws is thrown on every process, so
-// that an error that only rank 0 can see (a locked directory) ends the whole job in order.
-std::string run_on_root(Communicator& communicator, const std::function<std::string()>& work);
+// Runs `work` on rank `root` and gives its result to all. What it throws is thrown on every
+// process, so that an error that only that rank can see (a locked directory) ends the whole job in
+// order.
+std::string run_on(int root, Communicator& communicator, const std::function<std::string()>& work);
 
 // One line of each process, by rank, on all of them.
 std::vector<std::string> lines_of_all(Communicator& communicator, const std::string& own);

@@ -1,7 +1,9 @@
 #include "app/step/hosted_model.h"
 
 #include <algorithm>
+#include <fmt/core.h>
 #include <map>
+#include <stdexcept>
 
 #include "kernels/device/profile.h"
 
@@ -32,7 +34,7 @@ void ListenerSwitch::gradients_ready(std::int64_t first, std::int64_t count) {
 HostedModel::HostedModel(Device& device, const HostedModelOptions& options)
     : device_(device), options_(options) {}
 
-void HostedModel::adopt(const Membership& membership) {
+std::vector<int> HostedModel::adopt(const Membership& membership) {
   Communicator& communicator = membership.communicator();
   const Roster& roster = membership.roster();
   passes_ = passes_of(options_.micro_batch, options_.sequence_length, options_.tokens_per_pass,
@@ -45,9 +47,15 @@ void HostedModel::adopt(const Membership& membership) {
   for (const Slot slot : roster.slots_of(membership.process())) {
     replicas[slot.stage].push_back(slot.replica);
   }
+  if (replicas.empty()) {
+    throw std::invalid_argument(
+        fmt::format("process {} hosts no slot of the roster", membership.process()));
+  }
   std::erase_if(stages_, [&](const auto& stage) { return !replicas.contains(stage->stage); });
   std::vector<HostedSlot> slots;
+  std::vector<int> added;
   for (const auto& [stage, of_stage] : replicas) {
+    if (!hosts(stage)) added.push_back(stage);
     HostedStage& hosted = host(membership, stage, of_stage);
     hosted.reducer =
         std::make_unique<GradientReducer>(communicator, roster.ranks_of_stage(stage), stage,
@@ -60,6 +68,12 @@ void HostedModel::adopt(const Membership& membership) {
   executor_ = std::make_unique<PipelineExecutor>(communicator, roster, options_.schedule,
                                                  options_.micro_batches * passes_.count, slots);
   reduce_gradients(true);
+  return added;
+}
+
+bool HostedModel::hosts(int stage) const {
+  return std::any_of(stages_.begin(), stages_.end(),
+                     [stage](const auto& hosted) { return hosted->stage == stage; });
 }
 
 HostedStage& HostedModel::host(const Membership& membership, int stage,
@@ -93,8 +107,12 @@ void HostedModel::initialize(std::uint64_t seed) {
   for (const auto& stage : stages_) stage->model->initialize(seed);
 }
 
-void HostedModel::zero_gradients() {
-  for (const auto& stage : stages_) stage->model->parameters().zero_gradients();
+void HostedModel::begin_step() {
+  for (const auto& stage : stages_) {
+    stage->model->parameters().zero_gradients();
+    if (aborted_) stage->model->take_channel_use();
+  }
+  aborted_ = false;
 }
 
 void HostedModel::reduce_gradients(bool reduce) {
@@ -104,8 +122,12 @@ void HostedModel::reduce_gradients(bool reduce) {
 }
 
 void HostedModel::abort() noexcept {
-  executor_->abort();
-  for (const auto& stage : stages_) stage->reducer->abort();
+  aborted_ = true;
+  // They are missing where adopt() was interrupted.
+  if (executor_ != nullptr) executor_->abort();
+  for (const auto& stage : stages_) {
+    if (stage->reducer != nullptr) stage->reducer->abort();
+  }
 }
 
 }  // namespace chaski

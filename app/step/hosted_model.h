@@ -67,9 +67,10 @@ class HostedModel {
 
   // Makes all that follows from the roster, at first and whenever it has changed; all live
   // processes call it at a time, between two steps. A stage that was hosted before keeps its
-  // weights and its optimizer's state; the weights of a new one are zeros. The membership must
-  // outlive this or the next call.
-  void adopt(const Membership& membership);
+  // weights and its optimizer's state; returns the stages that are new, whose weights are zeros.
+  // The membership must outlive this or the next call. Throws std::invalid_argument where it gives
+  // this process no slot.
+  std::vector<int> adopt(const Membership& membership);
 
   const HostedModelOptions& options() const { return options_; }
   std::vector<std::unique_ptr<HostedStage>>& stages() { return stages_; }
@@ -79,13 +80,15 @@ class HostedModel {
 
   // Random weights; the values do not depend on the layout.
   void initialize(std::uint64_t seed);
-  void zero_gradients();
+  // Before a step's passes: gradients are zero, nothing of a step that was given up is left.
+  void begin_step();
   // Whether finished gradients are sent while a backward pass runs.
   void reduce_gradients(bool reduce);
   // Drops what is in flight of a step that is given up.
   void abort() noexcept;
 
  private:
+  bool hosts(int stage) const;
   HostedStage& host(const Membership& membership, int stage, const std::vector<int>& replicas);
 
   Device& device_;
@@ -93,6 +96,7 @@ class HostedModel {
   Passes passes_;
   std::vector<std::unique_ptr<HostedStage>> stages_;  // ascending
   std::unique_ptr<PipelineExecutor> executor_;
+  bool aborted_ = false;  // the step before
 };
 
 }  // namespace chaski

@@ -50,7 +50,11 @@ StepOutcome StepRunner::run(const StepInput& input, const BatchSource& source) {
   try {
     outcome = run_open_step(input, source);
   } catch (const PeerFailure&) {
-    transaction_.abort(StepFailure::peer);
+    // Whoever has an error of its own says which; for the others it is no loss of a peer.
+    if (transaction_.abort(StepFailure::peer).failed) {
+      throw CommunicationError(
+          fmt::format("another process could not complete step {}", input.step + 1));
+    }
     throw;
   } catch (...) {
     transaction_.abort(StepFailure::here);
@@ -61,7 +65,7 @@ StepOutcome StepRunner::run(const StepInput& input, const BatchSource& source) {
 }
 
 PipelineResult StepRunner::run_passes(const BatchSource& source, std::int64_t targets) {
-  model_.zero_gradients();
+  model_.begin_step();
   return model_.executor().run_step(passes_from(source, model_.passes()),
                                     1.0f / static_cast<float>(targets));
 }

@@ -11,6 +11,7 @@
 #include "app/job/process_memory.h"
 #include "app/plan/dry_run.h"
 #include "app/training/replica_check.h"
+#include "fault/checkpoint/directory.h"
 #include "kernels/device/clock.h"
 
 namespace chaski {
@@ -28,7 +29,7 @@ void TrainingRun::run() {
     while (advance()) {
     }
     finish();
-  } catch (const PeerFailure& failure) {
+  } catch (const CommunicationError& failure) {
     end_by(failure);
   }
 }
@@ -54,12 +55,20 @@ bool TrainingRun::begin() {
 void TrainingRun::do_together(const std::function<void()>& work) {
   try {
     work();
-  } catch (const PeerFailure&) {
-    runner_->abandon();
-    checkpoints_->abandon();
+  } catch (const CommunicationError&) {
+    abandon();
+    throw;
+  } catch (...) {
     record_pending();
     throw;
   }
+}
+
+// Nothing that another process should do is waited for any longer.
+void TrainingRun::abandon() {
+  if (runner_ != nullptr) runner_->abandon();
+  checkpoints_->abandon();
+  record_pending();
 }
 
 bool TrainingRun::advance() {
@@ -121,7 +130,8 @@ void TrainingRun::handle_nonfinite() {
   const bool stop = config_.run.nonfinite == NonfinitePolicy::stop;
   if (stop || skipped_in_a_row_ > config_.run.max_skipped_steps) {
     // The weights are those of the last good step; everybody leaves with the reporter's message.
-    const std::string shared = run_on_root(communicator(), [&] { return message; });
+    const std::string shared =
+        run_on(membership_.reporter_rank(), communicator(), [&] { return message; });
     throw std::runtime_error(fmt::format(
         "{}{}\nhint: lower optimizer.lr, or resume from an earlier checkpoint; the step changed "
         "no weight",
@@ -139,11 +149,11 @@ void TrainingRun::handle_nonfinite() {
 void TrainingRun::record_pending() {
   if (!pending_record_) return;
   const StepRecord record = *std::exchange(pending_record_, std::nullopt);
-  if (!outputs_.reports()) return;
   const double seconds = record.seconds;
   // The first step also allocates and packs: it says little about the next ones.
   seconds_per_step_ =
       progress_.steps <= first_step_ + 2 ? seconds : 0.9 * seconds_per_step_ + 0.1 * seconds;
+  if (!outputs_.reports()) return;
   StepMetrics entry;
   entry.step = progress_.steps;
   entry.loss = record.outcome.loss;
@@ -247,7 +257,6 @@ bool TrainingRun::survive_failed_save(const std::function<void()>& work) {
 
 void TrainingRun::report_saves() {
   if (!survive_failed_save([this] { checkpoints_->check(); })) saved_step_ = kNothingSaved;
-  if (!outputs_.reports()) return;
   for (const SaveReport& report : checkpoints_->take_reports()) {
     // Even where older ones could not be deleted after it.
     saved_step_ = std::max(saved_step_, report.step);
@@ -342,10 +351,15 @@ void TrainingRun::report_end() {
   }
 }
 
-void TrainingRun::end_by(const PeerFailure& failure) {
-  const std::string saved = saved_step_ == kNothingSaved
-                                ? "no checkpoint is known to be saved"
-                                : fmt::format("the last checkpoint is of step {}", saved_step_);
+void TrainingRun::end_by(const CommunicationError& failure) {
+  // What was begun ends now, one way or the other; what then lies there is what there is.
+  survive_failed_save([this] { checkpoints_->wait(); });
+  report_saves();
+  const FoundCheckpoints found = find_checkpoints(checkpoints_->directory());
+  const std::string saved =
+      found.complete.empty()
+          ? "there is no checkpoint"
+          : fmt::format("the last checkpoint is of step {}", found.complete.front().step);
   throw std::runtime_error(fmt::format(
       "{}; the run ends after step {}; {}\nhint: a process or the network has failed; `chaski "
       "train CONFIG --resume auto` goes on from the last checkpoint",

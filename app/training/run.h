@@ -56,7 +56,9 @@ class TrainingRun {
   void finish();
 
   // Makes everything that follows from the roster anew: to be called by all live processes, between
-  // two steps. Weights, optimizer state and the place in the data stay as they are.
+  // two steps. Weights, optimizer state and the place in the data stay as they are. Throws
+  // std::logic_error where a process would host a stage that it did not host before: somebody must
+  // hand it the weights, for which there is no way yet.
   void adopt(Membership membership);
 
   const RunProgress& progress() const { return progress_; }
@@ -79,15 +81,19 @@ class TrainingRun {
   void claim_output();
   void create_device();
   void create_model();
-  // Makes all parts that follow from the roster.
-  void follow_membership();
+  // Makes all parts that follow from the roster. Returns the stages that are new here, whose
+  // weights are zeros.
+  std::vector<int> follow_membership();
+  void adopt_outputs();
   void load_checkpoint();
   void check_model(const LlamaConfig& saved) const;
   void print_start() const;
 
-  // Does something in which processes talk to each other. When one of them has died, nobody waits
-  // any longer, the state is that of the last commit, and PeerFailure is thrown.
+  // Does something in which processes talk to each other. When one of them has died or cannot be
+  // reached, nobody waits any longer, the state is that of the last commit, and CommunicationError
+  // is thrown.
   void do_together(const std::function<void()>& work);
+  void abandon();
   // One step and what follows it; whether somebody asked to stop.
   bool step_once();
   void save_last();
@@ -99,7 +105,7 @@ class TrainingRun {
   bool is_last() const { return progress_.steps == config_.schedule.steps; }
   bool is_logged() const;
   // Says how far the run has come.
-  [[noreturn]] void end_by(const PeerFailure& failure);
+  [[noreturn]] void end_by(const CommunicationError& failure);
 
   // A step's rate beside the best matrix products that this run has seen: at most 1.
   double ceiling_share(double tokens_per_second);

@@ -1,5 +1,6 @@
 #include "app/training/run_checkpoints.h"
 
+#include <exception>
 #include <fmt/core.h>
 #include <stdexcept>
 #include <utility>
@@ -65,22 +66,35 @@ void RunCheckpoints::adopt(const Membership& membership, HostedModel& model) {
   shards_ = std::move(shards);
 }
 
-void RunCheckpoints::save(const CheckpointMetadata& metadata) {
+template <typename Work>
+void RunCheckpoints::for_each(const Work& work) {
+  std::exception_ptr first;
   for (auto& [stage, shard] : shards_) {
-    shard.writer->save(metadata, shard.stage->model->parameters(), shard.stage->optimizer->state());
+    try {
+      work(shard);
+    } catch (const std::exception&) {
+      if (first == nullptr) first = std::current_exception();
+    }
   }
+  if (first != nullptr) std::rethrow_exception(first);
+}
+
+void RunCheckpoints::save(const CheckpointMetadata& metadata) {
+  for_each([&](Shard& shard) {
+    shard.writer->save(metadata, shard.stage->model->parameters(), shard.stage->optimizer->state());
+  });
 }
 
 void RunCheckpoints::before_update() {
-  for (auto& [stage, shard] : shards_) shard.writer->before_update();
+  for_each([](Shard& shard) { shard.writer->before_update(); });
 }
 
 void RunCheckpoints::wait() {
-  for (auto& [stage, shard] : shards_) shard.writer->wait();
+  for_each([](Shard& shard) { shard.writer->wait(); });
 }
 
 void RunCheckpoints::check() {
-  for (auto& [stage, shard] : shards_) shard.writer->check();
+  for_each([](Shard& shard) { shard.writer->check(); });
 }
 
 void RunCheckpoints::clear_attempt(std::int64_t step) noexcept {
@@ -92,11 +106,12 @@ void RunCheckpoints::abandon() noexcept {
 }
 
 std::vector<SaveReport> RunCheckpoints::take_reports() {
-  std::vector<SaveReport> reports;
+  std::vector<SaveReport> committed;
   for (auto& [stage, shard] : shards_) {
-    for (SaveReport& report : shard.writer->take_reports()) reports.push_back(std::move(report));
+    std::vector<SaveReport> reports = shard.writer->take_reports();
+    if (stage == 0) committed = std::move(reports);
   }
-  return reports;
+  return committed;
 }
 
 }  // namespace chaski

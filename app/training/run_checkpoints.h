@@ -30,10 +30,12 @@ class RunCheckpoints {
  public:
   RunCheckpoints(const TrainConfig& config, int copy_threads);
 
-  // The stages that this process writes from now on; no save is in flight.
+  // The stages that this process writes from now on. Whoever calls it has waited for the saves in
+  // flight, whose stages may be gone.
   void adopt(const Membership& membership, HostedModel& model);
 
-  // As CheckpointWriter, for all of them; without any each is a no-op.
+  // As CheckpointWriter, for each of them, whatever happens to the others; the first error is
+  // thrown. Without any each is a no-op.
   void save(const CheckpointMetadata& metadata);
   void before_update();
   void wait();
@@ -41,6 +43,8 @@ class RunCheckpoints {
   void clear_attempt(std::int64_t step) noexcept;
   // No save waits any longer for what another process should have written.
   void abandon() noexcept;
+  // Of the checkpoints that are complete: on the process that writes the first shard and so commits
+  // them, which is the reporter.
   std::vector<SaveReport> take_reports();
 
   const std::string& directory() const { return directory_; }
@@ -50,6 +54,9 @@ class RunCheckpoints {
     HostedStage* stage = nullptr;
     std::unique_ptr<CheckpointWriter> writer;
   };
+
+  template <typename Work>
+  void for_each(const Work& work);
 
   const CheckpointConfig& config_;
   std::string directory_;

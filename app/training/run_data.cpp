@@ -64,6 +64,7 @@ void RunData::check_tokenizer(const std::string& fingerprint, const std::string&
 }
 
 void RunData::start_verification() {
+  if (verification_ != nullptr) return;
   std::vector<std::shared_ptr<const TokenStream>> streams = {training_->shared_stream()};
   if (validation_ != nullptr) streams.push_back(validation_);
   verification_ = std::make_unique<BackgroundVerification>(std::move(streams));

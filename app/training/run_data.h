@@ -23,7 +23,7 @@ class RunData {
   // Throws std::invalid_argument when the files were made with another tokenizer than `whose`.
   void check_tokenizer(const std::string& fingerprint, const std::string& whose) const;
 
-  // Reads all files through in the background, by one process of the job.
+  // Reads all files through in the background, by one process of the job; once.
   void start_verification();
   // What it found just now; empty: nothing new.
   std::string newly_found_damage();

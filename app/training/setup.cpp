@@ -52,7 +52,7 @@ void TrainingRun::check_memory() {
 }
 
 void TrainingRun::claim_output() {
-  checkpoint_ = run_on_root(communicator(), [this] {
+  checkpoint_ = run_on(membership_.reporter_rank(), communicator(), [this] {
     outputs_.lock();
     return choose_checkpoint(config_, options_.checkpoint);
   });
@@ -61,7 +61,8 @@ void TrainingRun::claim_output() {
 void TrainingRun::create_device() {
   const int threads = threads_for_process(communicator(), config_.run.threads);
   device_ = device_choice_.create(threads);
-  device_lines_ = describe_job_devices(communicator(), *device_, device_choice_);
+  device_lines_ =
+      describe_job_devices(communicator(), membership_.reporter_rank(), *device_, device_choice_);
   if (config_.log.console == ConsoleMode::off) return;  // nobody sees the share of it
   // On a device of its own, which takes its operands away again.
   std::array<double, 1> total{measure_gemm_ceiling(*device_choice_.create(threads),
@@ -86,20 +87,40 @@ void TrainingRun::create_model() {
 }
 
 void TrainingRun::adopt(Membership membership) {
+  // A stage that goes may still be written.
   survive_failed_save([this] { checkpoints_->wait(); });
+  report_saves();
   runner_.reset();
   // Until the model has let go of it.
   const Membership before = std::exchange(membership_, std::move(membership));
-  follow_membership();
-  outputs_.adopt(membership_.reports(), progress_.steps);
+  do_together([this] {
+    const std::vector<int> added = follow_membership();
+    if (!added.empty()) {
+      throw std::logic_error(
+          fmt::format("stage {} comes to a process that has not its weights", added.front()));
+    }
+    adopt_outputs();
+  });
 }
 
-void TrainingRun::follow_membership() {
-  model_->adopt(membership_);
+// The lock of the output directory goes from one process to another where the reporter changes.
+void TrainingRun::adopt_outputs() {
+  if (!membership_.reports()) outputs_.adopt(false, progress_.steps);
+  communicator().barrier();
+  run_on(membership_.reporter_rank(), communicator(), [this] {
+    outputs_.adopt(true, progress_.steps);
+    data_.start_verification();
+    return std::string();
+  });
+}
+
+std::vector<int> TrainingRun::follow_membership() {
+  std::vector<int> added = model_->adopt(membership_);
   runner_ = std::make_unique<StepRunner>(membership_, *model_, config_.optimizer.grad_clip);
   runner_->set_before_update([this] { checkpoints_->before_update(); });
   feed_->adopt(membership_);
   checkpoints_->adopt(membership_, *model_);
+  return added;
 }
 
 void TrainingRun::check_model(const LlamaConfig& saved) const {

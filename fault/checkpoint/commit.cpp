@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <fmt/format.h>
+#include <numeric>
+#include <optional>
 #include <thread>
 
 #include "fault/checkpoint/directory.h"
@@ -26,23 +28,17 @@ void require_written(FileSystem& files, const std::string& unfinished, const Sha
     throw std::runtime_error(fmt::format("{}: vanished after it was written", path));
 }
 
-ShardInfo wait_for_report(FileSystem& files, const std::string& unfinished, const ShardInfo& own,
-                          int shard, int num_shards, const std::atomic<bool>& abandoned,
-                          std::chrono::steady_clock::time_point deadline) {
+// None: it is not there yet.
+std::optional<ShardInfo> find_report(FileSystem& files, const std::string& unfinished, int shard,
+                                     int num_shards) {
   const std::string path = join_path(unfinished, shard_report_name(shard, num_shards));
   const std::string failure = path + kFailedSuffix;
-  while (!files.status(path)) {
-    if (files.status(failure)) {
-      throw std::runtime_error(fmt::format("{} could not be written: {}",
-                                           shard_file_name(shard, num_shards),
-                                           read_whole_file(files, failure, kMaxReportBytes)));
-    }
-    require_written(files, unfinished, own);
-    if (abandoned) throw std::runtime_error(fmt::format("{}: is not waited for any longer", path));
-    if (std::chrono::steady_clock::now() > deadline)
-      throw std::runtime_error(fmt::format("{}: was not written in time", path));
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  if (files.status(failure)) {
+    throw std::runtime_error(fmt::format("{} could not be written: {}",
+                                         shard_file_name(shard, num_shards),
+                                         read_whole_file(files, failure, kMaxReportBytes)));
   }
+  if (!files.status(path)) return std::nullopt;
   const ShardInfo info = decode_shard_report(read_whole_file(files, path, kMaxReportBytes));
   if (info.file != shard_file_name(shard, num_shards))
     throw std::runtime_error(fmt::format("{}: is the report of {}", path, info.file));
@@ -81,10 +77,26 @@ std::vector<ShardInfo> gather_shards(FileSystem& files, const std::string& unfin
   const auto deadline =
       std::chrono::steady_clock::now() +
       std::chrono::milliseconds(static_cast<std::int64_t>(patience.timeout_seconds * 1e3));
-  std::vector<ShardInfo> shards{own};
-  for (int shard = 1; shard < num_shards; ++shard)
-    shards.push_back(
-        wait_for_report(files, unfinished, own, shard, num_shards, patience.abandoned, deadline));
+  std::vector<ShardInfo> shards(static_cast<std::size_t>(num_shards));
+  shards.front() = own;
+  std::vector<int> missing(static_cast<std::size_t>(num_shards - 1));
+  std::iota(missing.begin(), missing.end(), 1);
+  while (true) {
+    // All of them each time: whichever fails, nobody waits for another.
+    std::erase_if(missing, [&](int shard) {
+      const std::optional<ShardInfo> found = find_report(files, unfinished, shard, num_shards);
+      if (found) shards[static_cast<std::size_t>(shard)] = *found;
+      return found.has_value();
+    });
+    if (missing.empty()) break;
+    require_written(files, unfinished, own);
+    const std::string path = join_path(unfinished, shard_report_name(missing.front(), num_shards));
+    if (patience.abandoned)
+      throw std::runtime_error(fmt::format("{}: is not waited for any longer", path));
+    if (std::chrono::steady_clock::now() > deadline)
+      throw std::runtime_error(fmt::format("{}: was not written in time", path));
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
   for (const ShardInfo& shard : shards) require_written(files, unfinished, shard);
   remove_all_but(files, unfinished, shards);
   return shards;

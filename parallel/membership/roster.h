@@ -56,10 +56,10 @@ class Roster {
   int rank_of(Slot slot) const { return rank_of(process_of(slot)); }
   int process_at(int rank) const;
 
-  // Who speaks for the job: holds its output directory, reports.
-  int reporter() const { return live_.front(); }
   // Who writes a stage's part of a checkpoint, one of those that host it.
   int writer_of(int stage) const { return process_of({0, stage}); }
+  // Who speaks for the job: holds its output directory, reports, commits checkpoints.
+  int reporter() const { return writer_of(0); }
 
   std::optional<Slot> previous_stage(Slot slot) const;  // none for the first
   std::optional<Slot> next_stage(Slot slot) const;      // none for the last

@@ -294,28 +294,50 @@ TEST_F(RunMembershipTest, TwoProcessesForFourSlotsHaveTheSameLosses) {
   }
 }
 
-// A process leaves between two steps and its neighbour goes on with both replicas' rows.
+// A process leaves between two steps and its neighbour goes on with both replicas' rows; where it
+// was the one that reported, with the output directory, too.
 TEST_F(RunMembershipTest, TakenOverInTheMiddleTheLossesStay) {
   if (processes_ != 2) GTEST_SKIP() << "needs two processes";
   Folder folder(*all_);
   const std::string tokens = write_tokens(folder, *all_);
   const RunCase tested{.replicas = 2};
-  const Written undisturbed = run_on(tested, roster_on(tested, 2), folder, tokens);
-  TrainConfig config = config_of(tested, tokens, folder.path("taken-over"));
   const Roster roster = roster_on(tested, 2);
-  {
-    TrainingRun run(Membership(all_processes(), roster), config, {});
-    ASSERT_TRUE(run.begin());
-    for (int step = 0; step < 3; ++step) ASSERT_TRUE(run.advance());
-    if (all_->rank() == 0) {
-      run.adopt(Membership(this_process(), roster.with_takeover(1, 0)));
-      while (run.advance()) {
+  const Written undisturbed = run_on(tested, roster, folder, tokens);
+  for (const int leaving : {0, 1}) {
+    const std::string output = folder.path(fmt::format("without-{}", leaving));
+    auto run = std::make_unique<TrainingRun>(Membership(all_processes(), roster),
+                                             config_of(tested, tokens, output), TrainingOptions{});
+    ASSERT_TRUE(run->begin());
+    for (int step = 0; step < 3; ++step) ASSERT_TRUE(run->advance());
+    const bool leaves = all_->rank() == leaving;
+    if (leaves) run.reset();
+    all_->barrier();
+    if (!leaves) {
+      run->adopt(Membership(this_process(), roster.with_takeover(leaving, 1 - leaving)));
+      while (run->advance()) {
       }
-      run.finish();
+      run->finish();
     }
+    all_->barrier();
+    expect_alike(undisturbed, read_metrics(output));
   }
-  all_->barrier();
-  expect_alike(undisturbed, read_metrics(folder.path("taken-over")));
+}
+
+// The weights of a stage that nobody hands over would be zeros.
+TEST_F(RunMembershipTest, AStageWithoutItsWeightsIsRefused) {
+  if (processes_ != 2) GTEST_SKIP() << "needs two processes";
+  Folder folder(*all_);
+  const std::string tokens = write_tokens(folder, *all_);
+  const RunCase tested{.stages = 2};
+  const Roster roster = roster_on(tested, 2);
+  TrainingRun run(Membership(all_processes(), roster),
+                  config_of(tested, tokens, folder.path("run")), {});
+  ASSERT_TRUE(run.begin());
+  ASSERT_TRUE(run.advance());
+  if (all_->rank() == 0) {
+    EXPECT_THROW(run.adopt(Membership(this_process(), roster.with_takeover(1, 0))),
+                 std::logic_error);
+  }
 }
 
 TEST_F(RunMembershipTest, ReplicasThatDifferStopTheRun) {

@@ -33,6 +33,12 @@ double flops_of(const std::vector<OpCount>& ops, const char* name) {
   return flops;
 }
 
+double bytes_of(const std::vector<OpCount>& ops, const char* name) {
+  double bytes = 0.0;
+  for (const OpCount& op : ops) bytes += std::strcmp(op.op, name) == 0 ? op.bytes : 0.0;
+  return bytes;
+}
+
 // Of each kind of product all that a step has, whatever the tiles and chunks.
 TEST(DryRun, ProductsAreThoseOfAStep) {
   for (const Backend backend : {Backend::cpu, Backend::cuda}) {
@@ -82,6 +88,22 @@ TEST(DryRun, MessagesAreOfTheStagesTensors) {
     }
     EXPECT_EQ(pipeline, tensors);
   }
+}
+
+// Every stage updates its weights, whoever has the loss: together they move what one process does.
+TEST(DryRun, StagesTogetherDoWhatOneProcessDoes) {
+  TrainConfig config = dry_config();
+  config.device.tokens_per_pass = 0;
+  const auto model = Device::create_counting(Backend::cpu, 1);
+  const DryRun whole = dry_run(*model, config, initial_roster(config, 1), 0);
+  config.parallel.pipeline = 2;
+  double updates = 0.0;
+  for (int rank = 0; rank < 2; ++rank) {
+    const DryRun dry = dry_run(*model, config, initial_roster(config, 2), rank);
+    updates += bytes_of(dry.ops, "adamw_step");
+    EXPECT_GT(bytes_of(dry.ops, "adamw_step"), 0.0) << rank;
+  }
+  EXPECT_DOUBLE_EQ(updates, bytes_of(whole.ops, "adamw_step"));
 }
 
 // Whatever a process does for its replica alone, the others hold the same.

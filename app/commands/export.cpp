@@ -1,4 +1,4 @@
-#include "app/commands/export.h"
+#include "app/commands/commands.h"
 
 #include <cstring>
 #include <filesystem>

@@ -1,4 +1,4 @@
-#include "app/commands/generate.h"
+#include "app/commands/commands.h"
 
 #include <algorithm>
 #include <chrono>

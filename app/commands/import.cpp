@@ -1,4 +1,4 @@
-#include "app/commands/import.h"
+#include "app/commands/commands.h"
 
 #include <algorithm>
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-#include "app/commands/inspect.h"
+#include "app/commands/commands.h"
 
 #include <filesystem>
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-#include "app/commands/plan.h"
+#include "app/commands/commands.h"
 
 #include <algorithm>
 #include <filesystem>

@@ -1,4 +1,4 @@
-#include "app/commands/tokenizer.h"
+#include "app/commands/commands.h"
 
 #include <cstdio>
 #include <fmt/core.h>

@@ -1,4 +1,4 @@
-#include "app/commands/train.h"
+#include "app/commands/commands.h"
 
 #include <fmt/core.h>
 #include <memory>

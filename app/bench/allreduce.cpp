@@ -215,10 +215,8 @@ void register_bench_allreduce(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand(
       "allreduce", "Summing gradients over processes, beside MPI's own and a copy; under mpirun");
   options->model.add_to(*command);
-  command->add_option("--repetitions", options->repetitions, "Sums to measure")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  add_json_option(*command, options->json);
+  add_count(*command, "--repetitions", options->repetitions, "Sums to measure");
+  add_json(*command, options->json);
   command->callback([options] { run_bench_allreduce(*options); });
 }
 

@@ -268,7 +268,7 @@ void register_bench_decode(CLI::App& bench) {
       ->check(whole_number_between(1, 1024))
       ->capture_default_str();
   options->effort.add_to(*command);
-  add_json_option(*command, options->json);
+  add_json(*command, options->json);
   command->callback([options] {
     require_one_process("decode");
     const nlohmann::json report = run(*options);

@@ -170,7 +170,7 @@ void register_bench_gemm(CLI::App& bench) {
                    fmt::format("Of a pass; default: {} on a CPU, 16384 on a GPU", kTokensPerPass))
       ->check(whole_number_from(1));
   options->effort.add_to(*command);
-  add_json_option(*command, options->json);
+  add_json(*command, options->json);
   command->callback([options] {
     require_one_process("gemm");
     const nlohmann::json report = run(*options);

@@ -138,14 +138,10 @@ void register_bench_ops(CLI::App& bench) {
       "ops", "Every other op, beside the memory's bandwidth or the best matrix product");
   options->model.add_to(*command);
   options->device.add_to(*command);
-  command->add_option("--micro-batch", options->micro_batch, "Rows of a micro-batch")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  command->add_option("--sequence-length", options->sequence_length, "Tokens of a row")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
+  add_count(*command, "--micro-batch", options->micro_batch, "Rows of a micro-batch");
+  add_count(*command, "--sequence-length", options->sequence_length, "Tokens of a row");
   options->effort.add_to(*command);
-  add_json_option(*command, options->json);
+  add_json(*command, options->json);
   command->callback([options] {
     require_one_process("ops");
     const nlohmann::json report = run(*options);

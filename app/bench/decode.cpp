@@ -176,7 +176,7 @@ nlohmann::json run(const BenchDecodeOptions& options) {
   const Buffer memory =
       device->allocate(DType::f32, {cache > 0 ? kTimesCacheOfGpu * cache : kBandwidthElements},
                        MemoryCategory::workspace);
-  const MemoryBandwidth bandwidth(memory.tensor(), device->num_threads());
+  const MemoryBandwidth bandwidth(memory.tensor());
 
   std::vector<BenchSeries> series;
   for (const MeasuredLine& one : measured) {

@@ -85,7 +85,7 @@ nlohmann::json run(const BenchOpsOptions& options) {
   std::vector<BenchOperandList> sets;
   for (const BenchOp& op : ops) sets.push_back(op.operands);
   BenchOperands operands(*device, types.compute, sets);
-  const MemoryBandwidth bandwidth(operands.memory(), device->num_threads());
+  const MemoryBandwidth bandwidth(operands.memory());
 
   std::vector<BenchSeries> series;
   for (const BenchOp& op : ops) {

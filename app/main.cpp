@@ -8,17 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "app/commands/bench.h"
-#include "app/commands/config_reference.h"
-#include "app/commands/eval.h"
-#include "app/commands/export.h"
-#include "app/commands/generate.h"
-#include "app/commands/import.h"
-#include "app/commands/inspect.h"
-#include "app/commands/plan.h"
-#include "app/commands/tokenize.h"
-#include "app/commands/tokenizer.h"
-#include "app/commands/train.h"
+#include "app/commands/commands.h"
 #include "app/config/nearest_name.h"
 #include "app/console/launcher.h"
 #include "app/console/version.h"

@@ -13,7 +13,8 @@
 #include "app/console/option_checks.h"
 #include "app/job/mpi_session.h"
 #include "kernels/elementwise/elementwise.h"
-#include "model/stage.h"
+#include "model/huggingface.h"
+#include "model/parameter.h"
 #include "parallel/mpi/communicator.h"
 #include "parallel/reduction/gradient_reducer.h"
 
@@ -51,8 +52,8 @@ class AllreduceBenchmark {
         options_(options),
         device_(Device::create_cpu(options.model.threads)),
         parameters_(*device_) {
-    const LlamaConfig config = options.model.config();
-    add_parameters(config);
+    for (const WeightShape& weight : huggingface_weights(options.model.config()))
+      parameters_.add(weight.name, weight.kind, weight.layer, weight.shape);
     parameters_.allocate_gradients([](const Parameter&) { return true; });
     gradients_ = parameters_.all_gradients();
     copy_ = device_->allocate(DType::f32, {gradients_.num_elements()}, MemoryCategory::gradients);
@@ -75,24 +76,6 @@ class AllreduceBenchmark {
   }
 
  private:
-  // As a stage holds them, in fewer tensors: what counts is their bytes and their order.
-  void add_parameters(const LlamaConfig& config) {
-    const std::int64_t hidden = config.hidden_size;
-    parameters_.add("embedding", ParameterKind::embedding, -1, {config.vocab_size, hidden});
-    for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
-      parameters_.add(fmt::format("{}.norms", layer), ParameterKind::norm, layer, {2, hidden});
-      parameters_.add(fmt::format("{}.qkv", layer), ParameterKind::attention, layer,
-                      {config.qkv_size(), hidden});
-      parameters_.add(fmt::format("{}.output", layer), ParameterKind::attention, layer,
-                      {hidden, config.query_size()});
-      parameters_.add(fmt::format("{}.gate_up", layer), ParameterKind::ffn, layer,
-                      {2 * config.intermediate_size, hidden});
-      parameters_.add(fmt::format("{}.down", layer), ParameterKind::ffn, layer,
-                      {hidden, config.intermediate_size});
-    }
-    parameters_.add("head", ParameterKind::head, -1, {config.vocab_size, hidden});
-  }
-
   void reduce() {
     for (std::int64_t i = parameters_.size(); i-- > 0;) reducer_->gradients_ready(i, 1);
     reducer_->finish();
@@ -215,10 +198,8 @@ void register_bench_allreduce(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand(
       "allreduce", "Summing gradients over processes, beside MPI's own and a copy; under mpirun");
   options->model.add_to(*command);
-  command->add_option("--repetitions", options->repetitions, "Sums to measure")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  add_json_option(*command, options->json);
+  add_count(*command, "--repetitions", options->repetitions, "Sums to measure");
+  add_json(*command, options->json);
   command->callback([options] { run_bench_allreduce(*options); });
 }
 

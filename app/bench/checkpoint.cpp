@@ -246,10 +246,8 @@ void register_bench_checkpoint(CLI::App& bench) {
   add_bench_training_options(*command, options->training);
   command->add_option("--dir", options->directory, "On the disk to measure; default: temporary")
       ->type_name("DIR");
-  command->add_option("--repetitions", options->repetitions, "Saves to measure")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  add_json_option(*command, options->json);
+  add_count(*command, "--repetitions", options->repetitions, "Saves to measure");
+  add_json(*command, options->json);
   command->callback([options] {
     require_one_process("checkpoint");
     const Membership membership(mpi_session());

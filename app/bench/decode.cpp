@@ -176,7 +176,7 @@ nlohmann::json run(const BenchDecodeOptions& options) {
   const Buffer memory =
       device->allocate(DType::f32, {cache > 0 ? kTimesCacheOfGpu * cache : kBandwidthElements},
                        MemoryCategory::workspace);
-  const MemoryBandwidth bandwidth(memory.tensor(), device->num_threads());
+  const MemoryBandwidth bandwidth(memory.tensor());
 
   std::vector<BenchSeries> series;
   for (const MeasuredLine& one : measured) {
@@ -268,7 +268,7 @@ void register_bench_decode(CLI::App& bench) {
       ->check(whole_number_between(1, 1024))
       ->capture_default_str();
   options->effort.add_to(*command);
-  add_json_option(*command, options->json);
+  add_json(*command, options->json);
   command->callback([options] {
     require_one_process("decode");
     const nlohmann::json report = run(*options);

@@ -25,46 +25,38 @@ struct BenchGemmOptions {
   bool json = false;
 };
 
-struct Product {
-  Transpose a = Transpose::no;
-  Transpose b = Transpose::no;
-  Accumulate accumulate = Accumulate::no;
-  BenchOperandList operands;  // a, b and the result
-};
-
-// Logits are fp32 always, and gradients of weights as `types` says.
-Product product_of(const StepGemm& gemm, const TensorTypes& types) {
+// Both factors and the product. Logits are fp32 always, and gradients of weights as `types` says.
+BenchOperandList operands_of(const StepGemm& gemm, const TensorTypes& types) {
   const auto [m, n, k] = std::tuple(gemm.m, gemm.n, gemm.k);
   const DType type = types.compute;
-  const DType out = gemm.is_head() ? DType::f32 : type;
   switch (gemm.pass) {
     case GemmPass::forward:
-      return {Transpose::no,
-              Transpose::yes,
-              Accumulate::no,
-              {{{m, k}, type}, {{n, k}, type}, {{m, n}, out}}};
+      return {{{m, k}, type}, {{n, k}, type}, {{m, n}, gemm.is_head() ? DType::f32 : type}};
     case GemmPass::input_gradient:
-      return {Transpose::no,
-              Transpose::no,
-              Accumulate::no,
-              {{{m, k}, type}, {{k, n}, type}, {{m, n}, type}}};
+      return {{{m, k}, type}, {{k, n}, type}, {{m, n}, type}};
     case GemmPass::weight_gradient:
-      return {Transpose::yes,
-              Transpose::no,
-              Accumulate::yes,
-              {{{k, m}, type}, {{k, n}, type}, {{m, n}, types.gradients}}};
+      return {{{k, m}, type}, {{k, n}, type}, {{m, n}, types.gradients}};
   }
   throw std::logic_error("no such pass");
 }
 
+void multiply(GemmPass pass, const std::vector<Tensor>& x) {
+  switch (pass) {
+    case GemmPass::forward:
+      return linear_forward(x[0], x[1], x[2]);
+    case GemmPass::input_gradient:
+      return linear_backward_input(x[0], x[1], x[2]);
+    case GemmPass::weight_gradient:
+      return linear_backward_weight(x[0], x[1], x[2]);
+  }
+}
+
 BenchSeries series_of(const StepGemm& gemm, const TensorTypes& types,
                       const BenchOperands& operands) {
-  const Product product = product_of(gemm, types);
-  return {gemm.name(), [product, sets = operands.carve(product.operands)]() mutable {
+  return {gemm.name(),
+          [pass = gemm.pass, sets = operands.carve(operands_of(gemm, types))]() mutable {
             const std::vector<Tensor>& x = sets.next();
-            return timed(x[0].device(), [&] {
-              matmul(x[0], product.a, x[1], product.b, x[2], product.accumulate);
-            });
+            return timed(x[0].device(), [&] { multiply(pass, x); });
           }};
 }
 
@@ -119,7 +111,7 @@ nlohmann::json run(const BenchGemmOptions& options) {
   const std::int64_t tokens = tokens_for(options, choice.backend);
   const std::vector<StepGemm> gemms = step_gemms(config, tokens, choice.backend);
   std::vector<BenchOperandList> sets;
-  for (const StepGemm& gemm : gemms) sets.push_back(product_of(gemm, types).operands);
+  for (const StepGemm& gemm : gemms) sets.push_back(operands_of(gemm, types));
   const BenchOperands operands(*device, types.compute, sets);
   std::vector<BenchSeries> series;
   for (const StepGemm& gemm : gemms) series.push_back(series_of(gemm, types, operands));
@@ -170,7 +162,7 @@ void register_bench_gemm(CLI::App& bench) {
                    fmt::format("Of a pass; default: {} on a CPU, 16384 on a GPU", kTokensPerPass))
       ->check(whole_number_from(1));
   options->effort.add_to(*command);
-  add_json_option(*command, options->json);
+  add_json(*command, options->json);
   command->callback([options] {
     require_one_process("gemm");
     const nlohmann::json report = run(*options);

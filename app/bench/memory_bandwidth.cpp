@@ -4,7 +4,7 @@
 #include <array>
 #include <cstring>
 #include <fmt/core.h>
-#include <functional>
+#include <span>
 #include <string>
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -79,59 +79,57 @@ void triad_piece(const Piece& piece) {
   for (std::int64_t i = 0; i < piece.count; ++i) a[i] = piece.b[i] + kFactor * piece.c[i];
 }
 
+// Each thread works on a piece of its own.
+template <void (*Run)(const Piece& piece)>
+void in_pieces(const Tensor& a, const Tensor& b, const Tensor& c) {
+  const int threads = a.device().num_threads();
+  const std::int64_t share = a.num_elements() / threads;
+  const auto begin = [&](const Tensor& x, int thread) {
+    return x ? x.f32() + thread * share : nullptr;
+  };
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int thread = 0; thread < threads; ++thread)
+    Run({begin(a, thread), begin(b, thread), begin(c, thread), share});
+}
+
 // One kind of traffic over the whole memory, which it takes for `arrays` arrays.
 struct Traffic {
-  const char* name;
-  int arrays;
-  void (*run)(const Piece& piece);
-};
-
-constexpr Traffic kTraffic[] = {
-    {"read", 1, read_piece},
-    {"write", 1, write_piece<Stores::cached>},
-    {"write", 1, write_piece<Stores::streaming>},
-    {"copy", 2, copy_piece<Stores::cached>},
-    {"copy", 2, copy_piece<Stores::streaming>},
-    {"triad", 3, triad_piece<Stores::cached>},
-    {"triad", 3, triad_piece<Stores::streaming>},
-};
-
-constexpr std::int64_t kLine = 32;  // floats; whole cache lines and whole steps of read_piece
-
-std::int64_t array_elements(const Tensor& memory, const Traffic& traffic, int threads) {
-  return memory.num_elements() / (traffic.arrays * threads * kLine) * threads * kLine;
-}
-
-void run(const Traffic& traffic, const Tensor& memory, int threads) {
-  const std::int64_t count = array_elements(memory, traffic, threads);
-  float* base = memory.f32();
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (int thread = 0; thread < threads; ++thread) {
-    const std::int64_t share = count / threads;
-    float* a = base + thread * share;
-    traffic.run({a, traffic.arrays > 1 ? a + count : nullptr,
-                 traffic.arrays > 2 ? a + 2 * count : nullptr, share});
-  }
-}
-
-// By the GPU's own ops, over the first, second … of the arrays.
-struct GpuTraffic {
   const char* name;
   int arrays;
   void (*run)(const Tensor& a, const Tensor& b, const Tensor& c);
 };
 
-constexpr GpuTraffic kGpuTraffic[] = {
+constexpr Traffic kCpuTraffic[] = {
+    {"read", 1, in_pieces<read_piece>},
+    {"write", 1, in_pieces<write_piece<Stores::cached>>},
+    {"write", 1, in_pieces<write_piece<Stores::streaming>>},
+    {"copy", 2, in_pieces<copy_piece<Stores::cached>>},
+    {"copy", 2, in_pieces<copy_piece<Stores::streaming>>},
+    {"triad", 3, in_pieces<triad_piece<Stores::cached>>},
+    {"triad", 3, in_pieces<triad_piece<Stores::streaming>>},
+};
+// By the GPU's own ops.
+constexpr Traffic kGpuTraffic[] = {
     {"write", 1, [](const Tensor& a, const Tensor&, const Tensor&) { fill(a, 0.0f); }},
     {"copy", 2, [](const Tensor& a, const Tensor& b, const Tensor&) { copy(b, a); }},
     {"triad", 3, [](const Tensor& a, const Tensor& b, const Tensor& c) { add(b, c, a); }},
 };
 
-std::int64_t array_elements(const Tensor& memory, const GpuTraffic& traffic) {
-  return memory.num_elements() / (traffic.arrays * kLine) * kLine;
+bool is_on_gpu(const Tensor& memory) {
+  return memory.device().backend() == Backend::cuda;
 }
 
-void run(const GpuTraffic& traffic, const Tensor& memory) {
+std::span<const Traffic> traffic_of(const Tensor& memory) {
+  return is_on_gpu(memory) ? std::span<const Traffic>(kGpuTraffic) : kCpuTraffic;
+}
+
+std::int64_t array_elements(const Tensor& memory, const Traffic& traffic) {
+  constexpr std::int64_t kLine = 32;  // floats; whole cache lines and whole steps of read_piece
+  const std::int64_t unit = memory.device().num_threads() * kLine;
+  return memory.num_elements() / (traffic.arrays * unit) * unit;
+}
+
+void run(const Traffic& traffic, const Tensor& memory) {
   const std::int64_t count = array_elements(memory, traffic);
   const auto array = [&](int i) {
     return i < traffic.arrays ? memory.rows(i * count, count) : Tensor();
@@ -139,60 +137,32 @@ void run(const GpuTraffic& traffic, const Tensor& memory) {
   traffic.run(array(0), array(1), array(2));
 }
 
-// The best rate of the series of this name, each run of which moves so many floats.
-double best_rate(const std::vector<BenchSeries>& measured, const std::string& name,
-                 std::int64_t floats) {
-  double rate = 0.0;
-  for (const BenchSeries& series : measured) {
-    if (series.name != name || series.seconds.empty()) continue;
-    rate = std::max(
-        rate, 1e-9 * sizeof(float) * static_cast<double>(floats) / spread_of(series.seconds).best);
-  }
-  return rate;
-}
-
 }  // namespace
-
-MemoryBandwidth::MemoryBandwidth(const Tensor& memory, int threads)
-    : memory_(memory), threads_(threads) {}
 
 std::vector<BenchSeries> MemoryBandwidth::series() const {
   std::vector<BenchSeries> result;
-  if (memory_.device().backend() == Backend::cuda) {
-    for (const GpuTraffic& traffic : kGpuTraffic) {
-      result.push_back({traffic.name, [traffic, memory = memory_] {
-                          return timed(memory.device(), [&] { run(traffic, memory); });
-                        }});
-    }
-    return result;
-  }
-  for (const Traffic& traffic : kTraffic) {
-    result.push_back({traffic.name, [traffic, memory = memory_, threads = threads_] {
-                        return timed([&] { run(traffic, memory, threads); });
+  for (const Traffic& traffic : traffic_of(memory_)) {
+    result.push_back({traffic.name, [traffic, memory = memory_] {
+                        return timed(memory.device(), [&] { run(traffic, memory); });
                       }});
   }
   return result;
 }
 
 MemoryBandwidth::Rates MemoryBandwidth::rates(const std::vector<BenchSeries>& measured) const {
-  const auto rate = [&](const auto& traffic, std::int64_t elements) {
-    return best_rate(measured, traffic.name, traffic.arrays * elements);
-  };
-  if (memory_.device().backend() == Backend::cuda) {
-    const auto& [write, copy, triad] = kGpuTraffic;
-    const double copied = rate(copy, array_elements(memory_, copy));
-    return {copied, rate(write, array_elements(memory_, write)), copied,
-            rate(triad, array_elements(memory_, triad))};
-  }
   const auto best = [&](const std::string& name) {
-    double best = 0.0;
-    for (const Traffic& traffic : kTraffic) {
-      if (name == traffic.name)
-        best = std::max(best, rate(traffic, array_elements(memory_, traffic, threads_)));
+    double rate = 0.0;
+    for (const Traffic& traffic : traffic_of(memory_)) {
+      if (traffic.name != name) continue;
+      const auto floats = static_cast<double>(traffic.arrays * array_elements(memory_, traffic));
+      for (const BenchSeries& series : measured) {
+        if (series.name != name || series.seconds.empty()) continue;
+        rate = std::max(rate, 1e-9 * sizeof(float) * floats / spread_of(series.seconds).best);
+      }
     }
-    return best;
+    return rate;
   };
-  return {best("read"), best("write"), best("copy"), best("triad")};
+  return {best(is_on_gpu(memory_) ? "copy" : "read"), best("write"), best("copy"), best("triad")};
 }
 
 nlohmann::json to_json(const MemoryBandwidth::Rates& rates) {

@@ -13,9 +13,9 @@ namespace chaski {
 // and past the caches.
 class MemoryBandwidth {
  public:
-  // Over `memory` (fp32, far larger than the caches), whose contents are lost, with `threads`
+  // Over `memory` (fp32, far larger than the caches), whose contents are lost, with its device's
   // threads; on a GPU with its own copies, and ops for the rest.
-  MemoryBandwidth(const Tensor& memory, int threads);
+  explicit MemoryBandwidth(const Tensor& memory) : memory_(memory) {}
 
   // To be measured along with what they are compared with.
   std::vector<BenchSeries> series() const;
@@ -32,7 +32,6 @@ class MemoryBandwidth {
 
  private:
   Tensor memory_;
-  int threads_;
 };
 
 // {"read", "write", "copy", "triad"} in GB/s.

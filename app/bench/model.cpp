@@ -31,9 +31,7 @@ void BenchModel::add_to(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--vocab-size", vocab_size, "Instead of the preset's; 0: the preset's")
       ->check(whole_number_between(0, 1 << 26));
-  command.add_option("--threads", threads, "CPU threads of a process; 0: all cores")
-      ->check(whole_number_between(0, 4096))
-      ->capture_default_str();
+  add_threads(command, threads, "CPU threads of a process; 0: all cores");
 }
 
 void BenchDevice::add_to(CLI::App& command) {

@@ -1,6 +1,7 @@
 #include "app/bench/op_list.h"
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 
 #include "app/bench/report.h"
@@ -33,15 +34,7 @@ std::int64_t parameters_of(const LlamaConfig& config, const Device& device) {
   return std::min(cpu ? kMaxParametersOnCpu : kMaxParametersOnGpu, config.num_parameters());
 }
 
-double bytes_of(DType type, std::int64_t count) {
-  return static_cast<double>(count * size_of(type));
-}
-
-double floats(std::int64_t count) {
-  return bytes_of(DType::f32, count);
-}
-
-// Sizes of a training step, as factors of byte counts.
+// Sizes of a training step.
 struct Sizes {
   Sizes(const LlamaConfig& config, const BenchTokens& batch, const TensorTypes& types)
       : attention{batch.tokens.dim(0), batch.tokens.dim(1), config.num_heads, config.num_kv_heads,
@@ -56,40 +49,25 @@ struct Sizes {
   // What ops compute with, and gradients of weights.
   BenchOperand computed(Shape shape) const { return {shape, types.compute}; }
   BenchOperand gradient(Shape shape) const { return {shape, types.gradients}; }
-  double computed_bytes(std::int64_t count) const { return bytes_of(types.compute, count); }
-  double gradient_bytes(std::int64_t count) const { return bytes_of(types.gradients, count); }
 
   AttentionShape attention;
   std::int64_t tokens, hidden, ffn, vocabulary, parameters;
   TensorTypes types;
 };
 
-// Runs the work on the operands' device and returns the seconds.
-template <typename Work>
-double timed_on(const Operands& x, const Work& work) {
-  return timed(x.front().device(), work);
-}
-
 std::vector<BenchOp> embedding_ops(const Sizes& s, const BenchTokens& batch) {
   const Tensor ids = batch.tokens.view({s.tokens});
   const Shape table = {s.vocabulary, s.hidden};
   const BenchOperand rows = s.computed({s.tokens, s.hidden});
-  const std::int64_t pass = s.tokens * s.hidden;
   return {
       {"embedding_forward",
        OpBound::mixed,
-       s.computed_bytes(2 * pass) + floats(s.tokens),
        {s.computed(table), rows},
-       [ids](const Operands& x) {
-         return timed_on(x, [&] { embedding_forward(x[0], ids, x[1]); });
-       }},
+       [ids](const Operands& x) { embedding_forward(x[0], ids, x[1]); }},
       {"embedding_backward",
        OpBound::mixed,
-       s.computed_bytes(pass) + s.gradient_bytes(2 * pass) + floats(s.tokens),
        {s.gradient(table), rows},
-       [ids](const Operands& x) {
-         return timed_on(x, [&] { embedding_backward(x[1], ids, x[0]); });
-       }},
+       [ids](const Operands& x) { embedding_backward(x[1], ids, x[0]); }},
   };
 }
 
@@ -97,39 +75,31 @@ std::vector<BenchOp> norm_ops(const Sizes& s) {
   const BenchOperand matrix = s.computed({s.tokens, s.hidden});
   const BenchOperand weight = s.computed({s.hidden});
   const BenchOperand inverse_rms = {{s.tokens}};
-  const std::int64_t pass = s.tokens * s.hidden;
-  const double small = floats(s.tokens) + s.computed_bytes(s.hidden);
   return {
       {"rmsnorm_forward",
        OpBound::mixed,
-       s.computed_bytes(2 * pass) + small,
        {matrix, weight, matrix, inverse_rms},
-       [](const Operands& x) {
-         return timed_on(x, [&] { rmsnorm_forward(x[0], x[1], kEpsilon, x[2], x[3]); });
-       }},
+       [](const Operands& x) { rmsnorm_forward(x[0], x[1], kEpsilon, x[2], x[3]); }},
       {"add_rmsnorm_forward",
        OpBound::mixed,
-       s.computed_bytes(4 * pass) + small,
        {matrix, matrix, weight, matrix, matrix, inverse_rms},
        [](const Operands& x) {
-         return timed_on(
-             x, [&] { add_rmsnorm_forward(x[0], x[1], x[2], kEpsilon, x[3], x[4], x[5]); });
+         add_rmsnorm_forward(x[0], x[1], x[2], kEpsilon, x[3], x[4], x[5]);
        }},
       {"rmsnorm_recompute",
        OpBound::mixed,
-       s.computed_bytes(2 * pass) + small,
        {matrix, weight, inverse_rms, matrix},
-       [](const Operands& x) {
-         return timed_on(x, [&] { rmsnorm_recompute(x[0], x[1], x[2], x[3]); });
-       }},
+       [](const Operands& x) { rmsnorm_recompute(x[0], x[1], x[2], x[3]); }},
       {"rmsnorm_backward",
        OpBound::mixed,
-       s.computed_bytes(4 * pass) + small + s.gradient_bytes(2 * s.hidden),
        {matrix, weight, inverse_rms, matrix, matrix, s.gradient({s.hidden})},
-       [](const Operands& x) {
-         return timed_on(x, [&] { rmsnorm_backward(x[0], x[1], x[2], x[3], x[4], x[5]); });
-       }},
+       [](const Operands& x) { rmsnorm_backward(x[0], x[1], x[2], x[3], x[4], x[5]); }},
   };
+}
+
+// For ops that work in place: their operands would grow.
+void fill_all(const Operands& x) {
+  for (const Tensor& operand : x) fill(operand, 0.5f);
 }
 
 std::vector<BenchOp> attention_ops(const Sizes& s) {
@@ -138,56 +108,31 @@ std::vector<BenchOp> attention_ops(const Sizes& s) {
   const BenchOperand out = s.computed({s.tokens, shape.query_size()});
   const BenchOperand log_sum_exp = {{s.tokens * shape.num_heads}};
   const BenchOperand table = {{shape.sequence_length, shape.head_dim}};
-  // Two products of head_dim for each query and each key that it sees.
-  const double forward = 2.0 * static_cast<double>(s.tokens * shape.query_size()) *
-                         static_cast<double>(shape.sequence_length + 1);
   return {
       {"rotary_forward",
        OpBound::mixed,
-       s.computed_bytes(2 * s.tokens * (shape.query_size() + shape.kv_size())) +
-           floats(shape.sequence_length * shape.head_dim),
        {qkv, table},
-       [shape](const Operands& x) {
-         const double seconds = timed_on(x, [&] { rotary_forward(shape, x[0], {}, 0, x[1]); });
-         fill(x[0], 1.0f);  // in place with any factors: would grow
-         return seconds;
-       }},
+       [shape](const Operands& x) { rotary_forward(shape, x[0], {}, 0, x[1]); },
+       fill_all},
       {"attention_forward",
        OpBound::gemm,
-       forward,
        {qkv, out, log_sum_exp},
-       [shape](const Operands& x) {
-         return timed_on(x, [&] { attention_forward(shape, x[0], {}, x[1], x[2]); });
-       }},
-      // Without the scores that are computed again.
+       [shape](const Operands& x) { attention_forward(shape, x[0], {}, x[1], x[2]); }},
       {"attention_backward",
        OpBound::gemm,
-       2.0 * forward,
        {qkv, out, log_sum_exp, out, qkv},
-       [shape](const Operands& x) {
-         return timed_on(x, [&] { attention_backward(shape, x[0], {}, x[1], x[2], x[3], x[4]); });
-       }},
+       [shape](const Operands& x) { attention_backward(shape, x[0], {}, x[1], x[2], x[3], x[4]); }},
   };
 }
 
 std::vector<BenchOp> swiglu_ops(const Sizes& s) {
-  const BenchOperand gate_up = s.computed({s.tokens, 2 * s.ffn});
-  const BenchOperand activation = s.computed({s.tokens, s.ffn});
+  const BenchOperandList operands = {s.computed({s.tokens, 2 * s.ffn}),
+                                     s.computed({s.tokens, s.ffn})};
   return {
-      {"swiglu_forward",
-       OpBound::mixed,
-       s.computed_bytes(3 * s.tokens * s.ffn),
-       {gate_up, activation},
-       [](const Operands& x) { return timed_on(x, [&] { swiglu_forward(x[0], x[1]); }); }},
-      {"swiglu_backward",
-       OpBound::mixed,
-       s.computed_bytes(6 * s.tokens * s.ffn),
-       {gate_up, activation},
-       [](const Operands& x) {
-         const double seconds = timed_on(x, [&] { swiglu_backward(x[0], x[1], x[0], x[1]); });
-         for (const Tensor& operand : x) fill(operand, 0.5f);  // in place: would grow
-         return seconds;
-       }},
+      {"swiglu_forward", OpBound::mixed, operands,
+       [](const Operands& x) { swiglu_forward(x[0], x[1]); }},
+      {"swiglu_backward", OpBound::mixed, operands,
+       [](const Operands& x) { swiglu_backward(x[0], x[1], x[0], x[1]); }, fill_all},
   };
 }
 
@@ -199,6 +144,7 @@ MocShape default_moc_shape(const LlamaConfig& config) {
   return moc_shape(with_moc, std::nullopt);
 }
 
+// Backward what was kept has to be a selection: that of a forward pass.
 std::vector<BenchOp> moc_ops(const MocShape& shape, const Sizes& s) {
   const BenchOperand row = s.computed({s.tokens, shape.keep});
   const BenchOperandList operands = {s.computed({s.tokens, 2 * s.ffn}),
@@ -206,22 +152,14 @@ std::vector<BenchOp> moc_ops(const MocShape& shape, const Sizes& s) {
                                      row,
                                      row,
                                      {{s.tokens, shape.index_bytes()}, DType::u8}};
-  const double kept = s.computed_bytes(2 * s.tokens * shape.keep) +
-                      bytes_of(DType::u8, s.tokens * shape.index_bytes());
   const auto forward = [shape](const Operands& x) {
     moc_forward(shape, x[0], {x[2], x[3], {}, {}, x[4]}, x[1]);
   };
-  return {
-      {"moc_forward", OpBound::mixed, s.computed_bytes(3 * s.tokens * s.ffn) + kept, operands,
-       [forward](const Operands& x) { return timed_on(x, [&] { forward(x); }); }},
-      {"moc_backward", OpBound::mixed, s.computed_bytes(4 * s.tokens * s.ffn) + kept, operands,
-       [forward, shape](const Operands& x) {
-         forward(x);  // what was kept has to be a selection
-         return timed_on(x, [&] {
-           moc_backward(shape, {x[2], x[3], {}, {}, x[4]}, x[1], x[0], x[1]);
-         });
-       }},
+  const auto backward = [shape](const Operands& x) {
+    moc_backward(shape, {x[2], x[3], {}, {}, x[4]}, x[1], x[0], x[1]);
   };
+  return {{"moc_forward", OpBound::mixed, operands, forward},
+          {"moc_backward", OpBound::mixed, operands, backward, forward}};
 }
 
 // The products of the kept channels, where they are made; of a tile of an FFN.
@@ -238,19 +176,12 @@ std::vector<BenchOp> moc_products_ops(const MocShape& shape, const Sizes& s, con
   const auto forward = [shape](const Operands& x) {
     moc_products_forward(shape, x[0], x[1], {x[2], x[3], x[4]}, {x[5], x[6], {}, {}, x[7]}, x[8]);
   };
-  const double product = 2.0 * static_cast<double>(tokens * shape.keep * s.hidden);
-  return {
-      {"moc_products_forward", OpBound::gemm, 2 * product, forward_operands,
-       [forward](const Operands& x) { return timed_on(x, [&] { forward(x); }); }},
-      {"moc_products_backward", OpBound::gemm, 6 * product, operands,
-       [forward, shape](const Operands& x) {
-         forward(x);  // what was kept has to be a selection
-         return timed_on(x, [&] {
-           moc_products_backward(shape, x[8], x[0], {x[2], x[3], x[4]}, {x[5], x[6], {}, {}, x[7]},
-                                 {x[9], x[10], x[11]}, x[12]);
-         });
-       }},
+  const auto backward = [shape](const Operands& x) {
+    moc_products_backward(shape, x[8], x[0], {x[2], x[3], x[4]}, {x[5], x[6], {}, {}, x[7]},
+                          {x[9], x[10], x[11]}, x[12]);
   };
+  return {{"moc_products_forward", OpBound::gemm, forward_operands, forward},
+          {"moc_products_backward", OpBound::gemm, operands, backward, forward}};
 }
 
 std::vector<BenchOp> head_ops(const Sizes& s, const BenchTokens& batch) {
@@ -259,28 +190,19 @@ std::vector<BenchOp> head_ops(const Sizes& s, const BenchTokens& batch) {
   const BenchOperandList operands = {
       rows, s.computed(weight), {{s.tokens}}, rows, s.gradient(weight)};
   const Tensor targets = batch.targets.view({s.tokens});
+  // Logits of a common size: no underflow in the gradient.
+  const auto prepare = [](const Operands& x) { fill(x[0], 0.01f); };
   const auto run = [targets](const Operands& x) {
-    fill(x[0], 0.01f);  // logits of a common size: no underflow in the gradient
     HeadLoss head;
     head.hidden = x[0];
     head.weight = x[1];
     head.targets = targets;
     head.losses = x[2];
-    return timed_on(x, [&] { head_loss_forward_backward(head, 1.0f, x[3], x[4]); });
+    head_loss_forward_backward(head, 1.0f, x[3], x[4]);
   };
-  return {
-      {"head_loss", OpBound::gemm,
-       6.0 * static_cast<double>(s.tokens * s.hidden) * static_cast<double>(s.vocabulary), operands,
-       run},
-      // The part of it that is no product: fp32 logits are read, their gradient is written.
-      {"cross_entropy", OpBound::mixed,
-       floats(s.tokens * s.vocabulary) + s.computed_bytes(s.tokens * s.vocabulary), operands,
-       [run](const Operands& x) {
-         const Profile profile(x.front().device());
-         run(x);
-         return profile.seconds_of("cross_entropy");
-       }},
-  };
+  return {{"head_loss", OpBound::gemm, operands, run, prepare},
+          // The part of it that is no product.
+          {"cross_entropy", OpBound::mixed, operands, run, prepare, "cross_entropy"}};
 }
 
 std::vector<BenchOp> optimizer_ops(const Sizes& s) {
@@ -291,27 +213,19 @@ std::vector<BenchOp> optimizer_ops(const Sizes& s) {
       {all, types.weights}, s.gradient(all), {all, types.moments}, {all, types.moments}};
   if (rounded) state.push_back(s.computed(all));
   return {
-      {"adamw", OpBound::mixed,
-       bytes_of(types.weights, 2 * s.parameters) + s.gradient_bytes(s.parameters) +
-           bytes_of(types.moments, 4 * s.parameters) +
-           (rounded ? s.computed_bytes(s.parameters) : 0.0),
-       state,
+      {"adamw", OpBound::mixed, state,
        [rounded](const Operands& x) {
          const AdamWHyperparameters hyperparameters = {1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 100, 1.0f};
-         return timed_on(x, [&] {
-           adamw_step(hyperparameters, x[0], x[1], x[2], x[3], rounded ? x[4] : Tensor());
-         });
+         adamw_step(hyperparameters, x[0], x[1], x[2], x[3], rounded ? x[4] : Tensor());
        }},
       {"sum_of_squares",
        OpBound::read,
-       s.gradient_bytes(s.parameters),
        {s.gradient(all)},
-       [](const Operands& x) { return timed_on(x, [&] { sum_of_squares(x[0]); }); }},
+       [](const Operands& x) { sum_of_squares(x[0]); }},
       {"zero_gradients",
        OpBound::write,
-       s.gradient_bytes(s.parameters),
        {s.gradient(all)},
-       [](const Operands& x) { return timed_on(x, [&] { fill(x[0], 0.0f); }); }},
+       [](const Operands& x) { fill(x[0], 0.0f); }},
   };
 }
 
@@ -319,13 +233,37 @@ std::vector<BenchOp> decoding_ops(const Sizes& s) {
   return {
       {"one_row_product",
        OpBound::read,
-       s.computed_bytes(s.vocabulary * s.hidden + s.hidden) + floats(s.vocabulary),
        {s.computed({1, s.hidden}), s.computed({s.vocabulary, s.hidden}), {{1, s.vocabulary}}},
-       [](const Operands& x) { return timed_on(x, [&] { linear_forward(x[0], x[1], x[2]); }); }},
+       [](const Operands& x) { linear_forward(x[0], x[1], x[2]); }},
   };
 }
 
 }  // namespace
+
+double BenchOp::timed(const Operands& x) const {
+  if (prepare) prepare(x);
+  if (part == nullptr) return chaski::timed(x.front().device(), [&] { run(x); });
+  const Profile profile(x.front().device());
+  run(x);
+  return profile.seconds_of(part);
+}
+
+double BenchOp::work_on(Device& counting) const {
+  std::vector<Buffer> buffers;
+  Operands x;
+  for (const BenchOperand& operand : operands) {
+    buffers.push_back(counting.allocate(operand.type, operand.shape, MemoryCategory::activations));
+    x.push_back(buffers.back().tensor());
+  }
+  counting.clear_op_counts();
+  run(x);
+  double work = 0.0;
+  for (const OpCount& op : counting.op_counts()) {
+    if (part == nullptr || std::strcmp(op.op, part) == 0)
+      work += bound == OpBound::gemm ? op.flops : op.bytes;
+  }
+  return work;
+}
 
 const char* name_of(OpBound bound) {
   switch (bound) {

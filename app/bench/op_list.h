@@ -25,11 +25,15 @@ const char* name_of(OpBound bound);
 struct BenchOp {
   std::string name;
   OpBound bound;
-  // FLOPs (gemm) or bytes that must be read and written if nothing is in a cache and no operand is
-  // moved twice.
-  double work;
   BenchOperandList operands;
-  std::function<double(const std::vector<Tensor>&)> run{};  // returns the seconds it took
+  std::function<void(const std::vector<Tensor>&)> run;
+  std::function<void(const std::vector<Tensor>&)> prepare{};  // not timed, before each run
+  const char* part = nullptr;  // what of `run` is meant, as in a Profile; null: all
+
+  double timed(const std::vector<Tensor>& operands) const;  // runs once; seconds
+  // FLOPs (gemm) or bytes read and written, as a counting device counts them. `run` must have been
+  // made of a batch on it.
+  double work_on(Device& counting) const;
 };
 
 // The micro-batch: token ids and targets [rows, sequence_length] i32.

@@ -51,14 +51,25 @@ double ceiling_of(OpBound bound, double gemm, const MemoryBandwidth::Rates& memo
   throw std::logic_error("no such bound");
 }
 
-nlohmann::json line_of(const BenchOp& op, const Spread& spread, double ceiling) {
+// Of each op.
+std::vector<double> count_work(Device& device, const BenchOpsOptions& options,
+                               const LlamaConfig& config, const TensorTypes& types) {
+  const auto counting = Device::create_counting(device);
+  const Buffer tokens = random_ids(*counting, options, config.vocab_size, 1);
+  std::vector<double> work;
+  for (const BenchOp& op : bench_ops(config, {tokens.tensor(), tokens.tensor()}, types))
+    work.push_back(op.work_on(*counting));
+  return work;
+}
+
+nlohmann::json line_of(const BenchOp& op, double work, const Spread& spread, double ceiling) {
   nlohmann::json line = to_json(spread);
   line["op"] = op.name;
   line["bound"] = name_of(op.bound);
-  line["work"] = op.work;
+  line["work"] = work;
   line["unit"] = op.bound == OpBound::gemm ? "GFLOP/s" : "GB/s";
-  line["rate"] = 1e-9 * op.work / spread.median;
-  line["best_rate"] = 1e-9 * op.work / spread.best;
+  line["rate"] = 1e-9 * work / spread.median;
+  line["best_rate"] = 1e-9 * work / spread.best;
   line["share"] = line["rate"].get<double>() / ceiling;
   return line;
 }
@@ -74,12 +85,12 @@ nlohmann::json run(const BenchOpsOptions& options) {
   std::vector<BenchOperandList> sets;
   for (const BenchOp& op : ops) sets.push_back(op.operands);
   BenchOperands operands(*device, types.compute, sets);
-  const MemoryBandwidth bandwidth(operands.memory(), device->num_threads());
+  const MemoryBandwidth bandwidth(operands.memory());
 
   std::vector<BenchSeries> series;
   for (const BenchOp& op : ops) {
     series.push_back({op.name, [&op, sets = operands.carve(op.operands)]() mutable {
-                        return op.run(sets.next());
+                        return op.timed(sets.next());
                       }});
   }
   for (BenchSeries& one : bandwidth.series()) series.push_back(std::move(one));
@@ -87,12 +98,13 @@ nlohmann::json run(const BenchOpsOptions& options) {
   measure(series, options.effort, [&] { operands.refill(); });
   const double gemm_after = measure_gemm_ceiling(*device, types.compute, options.effort.seconds);
 
+  const std::vector<double> work = count_work(*device, options, config, types);
   const MemoryBandwidth::Rates memory = bandwidth.rates(series);
   const double gemm = std::max(gemm_before, gemm_after);
   nlohmann::json lines = nlohmann::json::array();
   for (std::size_t i = 0; i < ops.size(); ++i) {
-    lines.push_back(
-        line_of(ops[i], spread_of(series[i].seconds), ceiling_of(ops[i].bound, gemm, memory)));
+    lines.push_back(line_of(ops[i], work[i], spread_of(series[i].seconds),
+                            ceiling_of(ops[i].bound, gemm, memory)));
   }
   nlohmann::json report;
   report["benchmark"] = "ops";
@@ -138,14 +150,10 @@ void register_bench_ops(CLI::App& bench) {
       "ops", "Every other op, beside the memory's bandwidth or the best matrix product");
   options->model.add_to(*command);
   options->device.add_to(*command);
-  command->add_option("--micro-batch", options->micro_batch, "Rows of a micro-batch")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  command->add_option("--sequence-length", options->sequence_length, "Tokens of a row")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
+  add_count(*command, "--micro-batch", options->micro_batch, "Rows of a micro-batch");
+  add_count(*command, "--sequence-length", options->sequence_length, "Tokens of a row");
   options->effort.add_to(*command);
-  add_json_option(*command, options->json);
+  add_json(*command, options->json);
   command->callback([options] {
     require_one_process("ops");
     const nlohmann::json report = run(*options);

@@ -34,9 +34,7 @@ void BenchEffort::add_to(CLI::App& command) {
   command.add_option("--seconds", seconds, "Measure each line for at least so long")
       ->check(number_from(0))
       ->capture_default_str();
-  command.add_option("--repetitions", repetitions, "Measure each line at least so often")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
+  add_count(command, "--repetitions", repetitions, "Measure each line at least so often");
 }
 
 void measure(std::vector<BenchSeries>& series, const BenchEffort& effort,
@@ -57,10 +55,6 @@ void measure(std::vector<BenchSeries>& series, const BenchEffort& effort,
       }
     }
   }
-}
-
-void add_json_option(CLI::App& command, bool& json) {
-  command.add_flag("--json", json, "One JSON object on standard output");
 }
 
 ReportTable::ReportTable(std::vector<std::string> header) {

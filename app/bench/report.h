@@ -67,9 +67,6 @@ struct BenchSeries {
 void measure(std::vector<BenchSeries>& series, const BenchEffort& effort,
              const std::function<void()>& before_round = {});
 
-// Adds --json.
-void add_json_option(CLI::App& command, bool& json);
-
 // A table on standard output: the first column to the left, the others to the right.
 class ReportTable {
  public:

@@ -223,18 +223,14 @@ void register_bench_tokenize(CLI::App& bench) {
       ->add_option("--tokenizer", options->tokenizer,
                    "SentencePiece model; none: one is trained on the text")
       ->type_name("FILE.model");
-  command->add_option("--vocab-size", options->vocab_size, "Of the tokenizer that is trained")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
+  add_count(*command, "--vocab-size", options->vocab_size, "Of the tokenizer that is trained");
   command->add_option("--bytes", options->bytes, "Text to generate, or to encode of what is given")
       ->check(whole_number_between(1, std::int64_t{1} << 40))
       ->capture_default_str();
   command->add_option("--dir", options->directory, "For temporary files")->type_name("DIR");
-  command->add_option("--threads", options->threads, "Compared with one thread; 0: all cores")
-      ->check(whole_number_between(0, 4096))
-      ->capture_default_str();
+  add_threads(*command, options->threads, "Compared with one thread; 0: all cores");
   options->effort.add_to(*command);
-  add_json_option(*command, options->json);
+  add_json(*command, options->json);
   command->callback([options] {
     require_one_process("tokenize");
     if (!options->tokenizer.empty()) check_input_file("--tokenizer", options->tokenizer);

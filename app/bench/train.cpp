@@ -175,18 +175,14 @@ void register_bench_train(CLI::App& bench) {
       ->add_option("--micro-batches", options->training.micro_batches, "Of a step, in each process")
       ->check(whole_number_between(1, 1000000))
       ->capture_default_str();
-  command->add_option("--steps", options->steps, "Steps to measure")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  command->add_option("--warmup-steps", options->warmup_steps, "Steps before measuring")
-      ->check(whole_number_from(0))
-      ->capture_default_str();
+  add_count(*command, "--steps", options->steps, "Steps to measure");
+  add_count(*command, "--warmup-steps", options->warmup_steps, "Steps before measuring", 0);
   options->training.model.add_ffn_to(*command);
   add_choice(*command, "--recompute", choice(options->training.recompute),
              {"none", "elementwise", "block"}, "As model.recompute");
   command->add_flag("--profile", options->profile,
                     "Run as many steps again and print where their time goes");
-  add_json_option(*command, options->json);
+  add_json(*command, options->json);
   command->callback([options] { run_bench_train(*options); });
 }
 

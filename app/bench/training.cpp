@@ -102,14 +102,9 @@ void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options
   command.add_option("--micro-batch", options.micro_batch, "Rows of a micro-batch")
       ->check(whole_number_between(1, 1000000))
       ->capture_default_str();
-  command.add_option("--sequence-length", options.sequence_length, "Tokens of a row")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  command
-      .add_option("--tokens-per-pass", options.tokens_per_pass,
-                  "As device.tokens_per_pass; 0: micro-batches in one pass")
-      ->check(whole_number_from(0))
-      ->capture_default_str();
+  add_count(command, "--sequence-length", options.sequence_length, "Tokens of a row");
+  add_count(command, "--tokens-per-pass", options.tokens_per_pass,
+            "As device.tokens_per_pass; 0: micro-batches in one pass", 0);
 }
 
 }  // namespace chaski

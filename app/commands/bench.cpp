@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <stdexcept>
 
+#include "app/commands/commands.h"
 #include "app/console/launcher.h"
 #include "app/job/mpi_session.h"
 

@@ -5,10 +5,6 @@
 
 namespace chaski {
 
-// Adds the subcommand `bench`, with one subcommand of its own a benchmark. Each measures the
-// ceilings that it compares with in the same run.
-void register_bench_command(CLI::App& app);
-
 // Refuses several processes where a benchmark measures one: beside each other they would measure
 // each other. Throws std::invalid_argument on all of them.
 void require_one_process(const std::string& benchmark);

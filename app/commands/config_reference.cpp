@@ -1,7 +1,6 @@
-#include "app/commands/config_reference.h"
-
 #include <fmt/format.h>
 
+#include "app/commands/commands.h"
 #include "app/config/schema.h"
 
 namespace chaski {

@@ -1,11 +1,10 @@
-#include "app/commands/eval.h"
-
 #include <fmt/core.h>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <stdexcept>
 
+#include "app/commands/commands.h"
 #include "app/commands/loaded_model.h"
 #include "app/config/config.h"
 #include "app/config/input_files.h"
@@ -171,18 +170,14 @@ void register_eval_command(CLI::App& app) {
                       "of its positions, at most {}",
                       kMostDefaultLength))
       ->check(whole_number_from(1));
-  command->add_option("--micro-batch", arguments->micro_batch, "Windows at a time")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
+  add_count(*command, "--micro-batch", arguments->micro_batch, "Windows at a time");
   command
       ->add_option("--max-tokens", arguments->max_tokens,
                    "Only so many from the beginning, rounded up to whole windows")
       ->check(whole_number_from(1));
-  command->add_option("--threads", arguments->threads, "CPU threads a process; 0: its share")
-      ->check(whole_number_between(0, 4096))
-      ->capture_default_str();
+  add_threads(*command, arguments->threads, "CPU threads a process; 0: its share");
   add_device_option(*command, arguments->device);
-  command->add_flag("--json", arguments->json, "One JSON object on standard output");
+  add_json(*command, arguments->json);
   command->callback([arguments] { run_eval(*arguments); });
 }
 

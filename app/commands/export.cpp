@@ -1,5 +1,3 @@
-#include "app/commands/export.h"
-
 #include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
@@ -7,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "app/commands/commands.h"
 #include "app/commands/loaded_model.h"
 #include "app/console/human_format.h"
 #include "app/console/option_checks.h"

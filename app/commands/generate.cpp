@@ -1,5 +1,3 @@
-#include "app/commands/generate.h"
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -11,6 +9,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "app/commands/commands.h"
 #include "app/commands/loaded_model.h"
 #include "app/console/option_checks.h"
 #include "app/job/device_choice.h"
@@ -128,9 +127,7 @@ void register_generate_command(CLI::App& app) {
   auto* prompt = command->add_option("--prompt", options->prompt, "Text to continue");
   command->add_option("--prompt-file", options->prompt_file, "File with the text to continue")
       ->excludes(prompt);
-  command->add_option("--max-tokens", options->max_tokens, "Tokens to write")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
+  add_count(*command, "--max-tokens", options->max_tokens, "Tokens to write");
   command
       ->add_option("--temperature", options->sampling.temperature,
                    "Divides the logits; 0: always the most likely token")
@@ -142,9 +139,7 @@ void register_generate_command(CLI::App& app) {
                    "Sample from the fewest tokens that have this probability together")
       ->capture_default_str();
   command->add_option("--seed", options->seed, "Of the sampling")->capture_default_str();
-  command->add_option("--threads", options->threads, "CPU threads; 0: all cores")
-      ->check(whole_number_between(0, 4096))
-      ->capture_default_str();
+  add_threads(*command, options->threads, "CPU threads; 0: all cores");
   add_device_option(*command, options->device);
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on after the end of a document");
   command->add_flag("--quiet", options->quiet, "No speed line on standard error");

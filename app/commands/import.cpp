@@ -1,11 +1,10 @@
-#include "app/commands/import.h"
-
 #include <algorithm>
 #include <fmt/format.h>
 #include <memory>
 #include <set>
 #include <stdexcept>
 
+#include "app/commands/commands.h"
 #include "app/config/config.h"
 #include "app/console/version.h"
 #include "data/tokenizer.h"

@@ -1,10 +1,9 @@
-#include "app/commands/inspect.h"
-
 #include <filesystem>
 #include <fmt/format.h>
 #include <memory>
 #include <stdexcept>
 
+#include "app/commands/commands.h"
 #include "app/commands/file_description.h"
 #include "app/commands/file_kind.h"
 #include "app/console/human_format.h"

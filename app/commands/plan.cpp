@@ -1,5 +1,3 @@
-#include "app/commands/plan.h"
-
 #include <algorithm>
 #include <filesystem>
 #include <fmt/core.h>
@@ -8,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "app/commands/commands.h"
 #include "app/config/config.h"
 #include "app/console/human_format.h"
 #include "app/console/launcher.h"
@@ -235,7 +234,7 @@ void register_plan_command(CLI::App& app) {
                                                "What a copy reaches there, 10^9 bytes/s");
   gemm->check(positive_number())->needs(bandwidth);
   bandwidth->check(positive_number())->needs(gemm);
-  command->add_flag("--json", arguments->json, "One JSON object on standard output");
+  add_json(*command, arguments->json);
   command->callback([arguments] { run_plan(*arguments); });
 }
 

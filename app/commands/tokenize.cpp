@@ -1,5 +1,3 @@
-#include "app/commands/tokenize.h"
-
 #include <charconv>
 #include <cstdio>
 #include <fmt/core.h>
@@ -8,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "app/commands/commands.h"
 #include "app/commands/corpus_arguments.h"
 #include "app/config/input_files.h"
 #include "app/console/human_format.h"
@@ -100,9 +99,7 @@ void register_tokenize_command(CLI::App& app) {
                    "Keep this fraction of the documents apart as validation part")
       ->type_name("validation=FRACTION");
   command->add_option("--seed", options.seed, "Of the split")->capture_default_str();
-  command->add_option("--threads", options.threads, "Threads that encode; 0: all cores")
-      ->check(whole_number_between(0, 4096))
-      ->capture_default_str();
+  add_threads(*command, options.threads, "Threads that encode; 0: all cores");
   command->add_flag("--force", options.overwrite, "Replace the file if it exists");
   command->callback([arguments] { run_tokenize(*arguments); });
 }

@@ -1,11 +1,10 @@
-#include "app/commands/tokenizer.h"
-
 #include <cstdio>
 #include <fmt/core.h>
 #include <limits>
 #include <memory>
 #include <string>
 
+#include "app/commands/commands.h"
 #include "app/commands/corpus_arguments.h"
 #include "app/console/human_format.h"
 #include "app/console/option_checks.h"

@@ -1,8 +1,7 @@
-#include "app/commands/train.h"
-
 #include <fmt/core.h>
 #include <memory>
 
+#include "app/commands/commands.h"
 #include "app/config/config.h"
 #include "app/console/launcher.h"
 #include "app/console/option_checks.h"

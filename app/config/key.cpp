@@ -1,6 +1,7 @@
+#include <algorithm>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <string>
-#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -24,43 +25,25 @@ auto visit_member(const ConfigKey& key, const TrainConfig& config, const Visitor
   return std::visit(visitor, key.field(const_cast<TrainConfig&>(config)));
 }
 
-std::string number_text(double value) {
-  return fmt::format("{}", value);
+std::string quoted_list(std::vector<std::string> words) {
+  std::transform(words.begin(), words.end(), words.begin(), quote_toml);
+  return fmt::format("{}", fmt::join(words, ", "));
 }
 
-std::string quoted_list(const std::vector<std::string>& words) {
-  std::string list;
-  for (const std::string& word : words) {
-    if (!list.empty()) list += ", ";
-    list += quote_toml(word);
-  }
-  return list;
+// Of tables, or of a table's keys.
+template <class Named>
+std::vector<std::string> names_of(const std::vector<Named>& all) {
+  std::vector<std::string> names;
+  for (const Named& one : all) names.push_back(one.name);
+  return names;
 }
 
-std::string keys_of_table(const std::string& table) {
-  std::string list;
-  for (const ConfigKey& key : config_keys()) {
-    if (key.table != table) continue;
-    if (!list.empty()) list += ", ";
-    list += key.name;
-  }
-  return list;
+std::string list_of_keys(const ConfigTable& table) {
+  return fmt::format("{}", fmt::join(names_of(table.keys), ", "));
 }
 
 std::string list_of_tables() {
-  std::string list;
-  for (const ConfigTable& table : config_tables()) {
-    if (!list.empty()) list += ", ";
-    list += fmt::format("[{}]", table.name);
-  }
-  return list;
-}
-
-bool has_synonym(const ConfigKey& key, std::string_view name) {
-  for (const std::string& synonym : key.synonyms) {
-    if (synonym == name) return true;
-  }
-  return false;
+  return fmt::format("[{}]", fmt::join(names_of(config_tables()), "], ["));
 }
 
 // The key that was meant by a wrong one, or null: what other programs call it, the same name in
@@ -68,15 +51,16 @@ bool has_synonym(const ConfigKey& key, std::string_view name) {
 const ConfigKey* key_meant(const std::string& table, const std::string& name) {
   const ConfigKey* elsewhere = nullptr;
   std::vector<std::string> names_here, names_everywhere;
-  for (const ConfigKey& key : config_keys()) {
-    const bool here = key.table == table;
-    if (has_synonym(key, name)) {
-      if (here) return &key;
-      if (!elsewhere) elsewhere = &key;
+  for (const ConfigTable& other : config_tables()) {
+    const bool here = other.name == table;
+    if (here) names_here = names_of(other.keys);
+    for (const ConfigKey& key : other.keys) {
+      const bool is_synonym =
+          std::find(key.synonyms.begin(), key.synonyms.end(), name) != key.synonyms.end();
+      if (here && is_synonym) return &key;
+      if (!elsewhere && (is_synonym || key.name == name)) elsewhere = &key;
+      names_everywhere.push_back(key.dotted_name());
     }
-    if (key.name == name && !elsewhere) elsewhere = &key;
-    if (here) names_here.push_back(key.name);
-    names_everywhere.push_back(key.dotted_name());
   }
   const std::string nearest_here = nearest_name(name, names_here);
   // A slip of one or two letters is likelier than another program's word of another table.
@@ -100,15 +84,15 @@ std::string ConfigRange::text(double value) const {
   const bool bounded_above = maximum < std::numeric_limits<double>::infinity();
   const bool worth_telling = bounded_above && (maximum < 1e6 || value > maximum);
   if (bounded_below && worth_telling && !minimum_excluded && !maximum_excluded) {
-    return fmt::format("from {} to {}", number_text(minimum), number_text(maximum));
+    return fmt::format("from {} to {}", minimum, maximum);
   }
   std::string text;
   if (bounded_below) {
-    text = fmt::format("{} {}", minimum_excluded ? "above" : "at least", number_text(minimum));
+    text = fmt::format("{} {}", minimum_excluded ? "above" : "at least", minimum);
   }
   if (worth_telling) {
     if (!text.empty()) text += " and ";
-    text += fmt::format("{} {}", maximum_excluded ? "below" : "at most", number_text(maximum));
+    text += fmt::format("{} {}", maximum_excluded ? "below" : "at most", maximum);
   }
   return text;
 }
@@ -157,8 +141,8 @@ std::string ConfigKey::value_text(const TrainConfig& config) const {
 
 std::string hint_for_unknown_key(const std::string& table, const std::string& name) {
   const std::string inner = table.empty() ? name : table + "." + name;
-  if (const std::string keys = keys_of_table(inner); !keys.empty())
-    return fmt::format("[{}] is a table; its keys are {}", inner, keys);
+  if (const ConfigTable* meant = find_config_table(inner))
+    return fmt::format("[{}] is a table; its keys are {}", inner, list_of_keys(*meant));
   if (const ConfigKey* meant = key_meant(table, name)) {
     const std::string which =
         meant->table == table
@@ -167,13 +151,11 @@ std::string hint_for_unknown_key(const std::string& table, const std::string& na
     return fmt::format("did you mean {}? ({})", which, meant->documentation);
   }
   if (table.empty()) return "keys stand in tables: " + list_of_tables();
-  return fmt::format("the keys of [{}] are {}", table, keys_of_table(table));
+  return fmt::format("the keys of [{}] are {}", table, list_of_keys(*find_config_table(table)));
 }
 
 std::string hint_for_unknown_table(const std::string& name) {
-  std::vector<std::string> names;
-  for (const ConfigTable& table : config_tables()) names.push_back(table.name);
-  const std::string nearest = nearest_name(name, names);
+  const std::string nearest = nearest_name(name, names_of(config_tables()));
   if (!nearest.empty()) return fmt::format("did you mean [{}]?", nearest);
   return "the tables are " + list_of_tables();
 }

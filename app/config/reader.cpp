@@ -57,19 +57,7 @@ class ConfigReader {
   ConfigReader(std::string source, StepsAre steps, std::vector<std::string>* unknown = nullptr)
       : source_(std::move(source)), steps_(steps), unknown_(unknown) {}
 
-  void read_file(std::string_view text) {
-    const toml::table& root = parse(text, source_);
-    for (const auto& [name, node] : root) {
-      const std::string table_name(name.str());
-      const ConfigOrigin origin = origin_of(name.source().begin.line);
-      const toml::table* table = node.as_table();
-      if (passes_over(table_name, table && has_table(table_name))) continue;
-      if (!table) {
-        refuse_config(origin, "unknown key " + table_name, hint_for_unknown_key("", table_name));
-      }
-      read_table(table_name, *table, origin);
-    }
-  }
+  void read_file(std::string_view text) { read_table("", parse(text, source_)); }
 
   void read_override(const std::string& argument) {
     const ConfigOrigin origin = "--set " + argument;
@@ -81,9 +69,10 @@ class ConfigReader {
                     "for example --set optimizer.lr=0.001");
     }
     const std::string table = name.substr(0, dot);
-    require_table(table, origin);
-    const ConfigKey& key = require_key(table, name.substr(dot + 1), origin);
-    given_[&key] = {&override_value(key, argument.substr(equals + 1), origin), origin};
+    if (!find_config_table(table)) refuse_table(table, origin);
+    const ConfigKey* key = find_config_key(name);
+    if (!key) refuse_key(table, name.substr(dot + 1), origin);
+    given_[key] = {&override_value(*key, argument.substr(equals + 1), origin), origin};
   }
 
   TrainConfig config() {
@@ -115,57 +104,35 @@ class ConfigReader {
     }
   }
 
-  ConfigOrigin origin_of(toml::source_index line) const {
-    return fmt::format("{}:{}", source_, line);
-  }
-
-  bool passes_over(const std::string& name, bool known) {
-    if (known || !unknown_) return false;
-    unknown_->push_back(name);
-    return true;
-  }
-
-  static bool has_table(const std::string& name) {
-    for (const ConfigTable& table : config_tables()) {
-      if (table.name == name) return true;
-    }
-    return false;
-  }
-
-  void require_table(const std::string& name, const ConfigOrigin& origin) const {
-    if (has_table(name)) return;
+  [[noreturn]] static void refuse_table(const std::string& name, const ConfigOrigin& origin) {
     refuse_config(origin, fmt::format("unknown table [{}]", name), hint_for_unknown_table(name));
   }
 
-  const ConfigKey& require_key(const std::string& table, const std::string& name,
-                               const ConfigOrigin& origin) const {
-    const ConfigKey* key = find_config_key(table + "." + name);
-    if (!key) {
-      refuse_config(origin, fmt::format("unknown key {}.{}", table, name),
-                    hint_for_unknown_key(table, name));
-    }
-    return *key;
+  [[noreturn]] static void refuse_key(const std::string& table, const std::string& name,
+                                      const ConfigOrigin& origin) {
+    refuse_config(origin, "unknown key " + dotted(table, name), hint_for_unknown_key(table, name));
   }
 
-  void read_table(const std::string& table_name, const toml::table& table,
-                  const ConfigOrigin& origin) {
-    require_table(table_name, origin);
-    for (const auto& [name, node] : table) {
-      const ConfigOrigin key_origin = origin_of(name.source().begin.line);
-      const std::string key_name(name.str());
-      const ConfigKey* key = find_config_key(table_name + "." + key_name);
-      if (!key && node.is_table()) {
-        const std::string inner = table_name + "." + key_name;
-        if (has_table(inner)) {
-          read_table(inner, *node.as_table(), key_origin);
-          continue;
-        }
-        if (passes_over(inner, false)) continue;
-        refuse_config(key_origin, fmt::format("unknown table [{}]", inner),
-                      hint_for_unknown_table(inner));
+  static std::string dotted(const std::string& table, const std::string& name) {
+    return table.empty() ? name : table + "." + name;
+  }
+
+  // The whole file's table has no name.
+  void read_table(const std::string& table_name, const toml::table& table) {
+    for (const auto& [key_name, node] : table) {
+      const ConfigOrigin origin = fmt::format("{}:{}", source_, key_name.source().begin.line);
+      const std::string name = dotted(table_name, std::string(key_name.str()));
+      if (const ConfigKey* key = find_config_key(name)) {
+        given_[key] = {&node, origin};
+      } else if (node.is_table() && find_config_table(name)) {
+        read_table(name, *node.as_table());
+      } else if (unknown_) {
+        unknown_->push_back(name);
+      } else if (node.is_table()) {
+        refuse_table(name, origin);
+      } else {
+        refuse_key(table_name, std::string(key_name.str()), origin);
       }
-      if (passes_over(table_name + "." + key_name, key != nullptr)) continue;
-      given_[&require_key(table_name, key_name, key_origin)] = {&node, key_origin};
     }
   }
 
@@ -308,14 +275,16 @@ class ConfigReader {
   ConfigOrigin origin_of_error(const std::string& message) const {
     std::size_t first = std::string::npos, length = 0;
     const ConfigKey* named = nullptr;
-    for (const ConfigKey& key : config_keys()) {
-      const std::string name = key.dotted_name();
-      const std::size_t position = message.find(name);
-      if (position == std::string::npos || position > first) continue;
-      if (position == first && name.size() < length) continue;
-      first = position;
-      length = name.size();
-      named = &key;
+    for (const ConfigTable& table : config_tables()) {
+      for (const ConfigKey& key : table.keys) {
+        const std::string name = key.dotted_name();
+        const std::size_t position = message.find(name);
+        if (position == std::string::npos || position > first) continue;
+        if (position == first && name.size() < length) continue;
+        first = position;
+        length = name.size();
+        named = &key;
+      }
     }
     const auto found = given_.find(named);
     return found == given_.end() ? source_ : found->second.origin;

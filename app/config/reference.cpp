@@ -74,8 +74,7 @@ std::string config_reference() {
   for (const ConfigTable& table : config_tables()) {
     text += fmt::format("\n## [{}]\n\n{}.\n\n", table.name, escape_cell(table.documentation));
     text += "| key | value | default | meaning |\n|---|---|---|---|\n";
-    for (const ConfigKey& key : config_keys()) {
-      if (key.table != table.name) continue;
+    for (const ConfigKey& key : table.keys) {
       text += fmt::format("| `{}` | {} | {} | {} |\n", key.name, escape_cell(type_cell(key)),
                           default_cell(key), escape_cell(key.documentation));
     }

@@ -66,6 +66,7 @@ struct ConfigKey {
 struct ConfigTable {
   std::string name;
   std::string documentation;
+  std::vector<ConfigKey> keys;
   // A choice without which its keys have no effect, and are refused.
   struct Condition {
     std::string key;  // dotted; empty: they always have
@@ -73,10 +74,10 @@ struct ConfigTable {
   } needs{};
 };
 
-// In the order in which they are printed; a table's keys stand together.
+// Tables and their keys in the order in which they are printed.
 const std::vector<ConfigTable>& config_tables();
-const std::vector<ConfigKey>& config_keys();
 // Null where there is none.
+const ConfigTable* find_config_table(std::string_view name);
 const ConfigKey* find_config_key(std::string_view dotted_name);
 
 // What to do about a key or table that does not exist: the nearest one, or those there are.

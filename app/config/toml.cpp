@@ -70,8 +70,7 @@ std::string to_toml(const TrainConfig& config, bool comments) {
     if (!text.empty()) text += "\n";
     if (comments) text += fmt::format("# {}.\n", table.documentation);
     text += fmt::format("[{}]\n", table.name);
-    for (const ConfigKey& key : config_keys()) {
-      if (key.table != table.name) continue;
+    for (const ConfigKey& key : table.keys) {
       if (comments) text += comment_of(key);
       text += fmt::format("{} = {}\n", key.name, key.value_text(config));
     }

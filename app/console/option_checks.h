@@ -30,6 +30,25 @@ Option* allow_only(Option* option, const std::vector<std::string>& names) {
   return option->check(one_of(names))->type_name(choices_text(names));
 }
 
+// Options that several commands have; members must outlive `command`.
+
+// A whole number from `least` on; the help shows its default.
+template <typename App, typename Number>
+void add_count(App& command, const char* name, Number& number, const char* text,
+               std::int64_t least = 1) {
+  command.add_option(name, number, text)->check(whole_number_from(least))->capture_default_str();
+}
+template <typename App, typename Number>
+void add_threads(App& command, Number& threads, const char* text) {
+  command.add_option("--threads", threads, text)
+      ->check(whole_number_between(0, 4096))
+      ->capture_default_str();
+}
+template <typename App>
+void add_json(App& command, bool& json) {
+  command.add_flag("--json", json, "One JSON object on standard output");
+}
+
 // For CLI::Option::transform(): replaces a size, such as "512", "500 MB" (of 10^6 bytes) or
 // "1.5GiB" (of 2^30), by its bytes. Returns what a check would.
 std::string to_bytes(std::string& text);

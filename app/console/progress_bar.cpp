@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <string_view>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <utility>
 
@@ -22,23 +20,6 @@ constexpr int kBarWidth = 24;
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-bool is_started_by_launcher() {
-  return std::getenv("PMIX_RANK") || std::getenv("OMPI_COMM_WORLD_RANK") || std::getenv("PMI_RANK");
-}
-
-// Open MPI's mpirun gives its processes a pseudo-terminal even where its own output goes to a file
-// or a pipe. What counts is where the launcher writes to, which is this process's parent.
-bool launcher_has_terminal(int descriptor) {
-  const std::string link = fmt::format("/proc/{}/fd/{}", getppid(), descriptor);
-  struct stat status {};
-  if (stat(link.c_str(), &status) != 0 || !S_ISCHR(status.st_mode)) return false;
-  const int file = open(link.c_str(), O_WRONLY | O_NOCTTY | O_CLOEXEC);
-  if (file < 0) return false;
-  const bool terminal = isatty(file);
-  close(file);
-  return terminal;
 }
 
 }  // namespace
@@ -75,8 +56,7 @@ bool ProgressBar::is_terminal(std::FILE* file) {
   // mpirun gives its processes a terminal of its own, whatever its output goes to.
   if (is_launched()) return false;
   const char* kind = std::getenv("TERM");
-  if (!isatty(fileno(file)) || (kind && std::string_view(kind) == "dumb")) return false;
-  return !is_started_by_launcher() || launcher_has_terminal(fileno(file));
+  return isatty(fileno(file)) && !(kind && std::string_view(kind) == "dumb");
 }
 
 std::string ProgressBar::line(double elapsed, const std::string& note, bool finished) const {

@@ -16,62 +16,54 @@ struct Neighbour {
   int num_processes;
 };
 
-Neighbour with_more_rows(const TrainConfig& config, int num_processes) {
-  Neighbour result{"", config, num_processes};
-  result.config.parallel.micro_batch *= 2;
-  result.config.parallel.global_batch *= 2;
-  result.change = fmt::format("micro_batch {}, global_batch {}", result.config.parallel.micro_batch,
-                              result.config.parallel.global_batch);
-  return result;
-}
-
-Neighbour with_more_micro_batches(const TrainConfig& config, int num_processes) {
-  Neighbour result{"", config, num_processes};
-  result.config.parallel.global_batch *= 2;
-  result.change = fmt::format("global_batch {}", result.config.parallel.global_batch);
-  return result;
-}
-
-Neighbour with_longer_sequence(const TrainConfig& config, int num_processes) {
-  Neighbour result{"", config, num_processes};
-  result.config.data.sequence_length *= 2;
-  LlamaConfig& model = result.config.model.llama;
-  model.max_position_embeddings =
-      std::max(model.max_position_embeddings, result.config.data.sequence_length);
-  result.change = fmt::format("sequence_length {}", result.config.data.sequence_length);
-  return result;
-}
-
-Neighbour with_other_policy(const TrainConfig& config, int num_processes) {
-  Neighbour result{"", config, num_processes};
-  const bool recomputes = config.model.recompute == Recompute::block;
-  result.config.model.recompute = recomputes ? Recompute::elementwise : Recompute::block;
-  result.change = recomputes ? "recompute \"elementwise\"" : "recompute \"block\"";
-  return result;
-}
-
-// The batch grows along, so that each process has as much to do.
-Neighbour with_more_replicas(const TrainConfig& config, int num_processes) {
-  Neighbour result{"", config, 2 * num_processes};
-  result.config.parallel.data *= 2;
-  result.config.parallel.global_batch *= 2;
-  result.change = fmt::format("{} processes, global_batch {}", result.num_processes,
-                              result.config.parallel.global_batch);
-  return result;
-}
-
-Neighbour with_more_stages(const TrainConfig& config, int num_processes) {
-  Neighbour result{"", config, 2 * num_processes};
-  result.config.parallel.pipeline *= 2;
-  result.change = fmt::format("{} processes, pipeline {}", result.num_processes,
-                              result.config.parallel.pipeline);
-  return result;
-}
-
-Neighbour with_synchronous_checkpoints(const TrainConfig& config, int num_processes) {
-  Neighbour result{"checkpoint.async false", config, num_processes};
-  result.config.checkpoint.async = false;
-  return result;
+std::vector<Neighbour> neighbours_of(const TrainConfig& config, int num_processes) {
+  std::vector<Neighbour> neighbours;
+  // `change` changes the copy that it is given, and says how.
+  const auto add = [&](const auto& change) {
+    Neighbour neighbour{"", config, num_processes};
+    neighbour.change = change(neighbour.config, neighbour.num_processes);
+    neighbours.push_back(std::move(neighbour));
+  };
+  add([](TrainConfig& other, int&) {
+    other.parallel.micro_batch *= 2;
+    other.parallel.global_batch *= 2;
+    return fmt::format("micro_batch {}, global_batch {}", other.parallel.micro_batch,
+                       other.parallel.global_batch);
+  });
+  add([](TrainConfig& other, int&) {
+    other.parallel.global_batch *= 2;
+    return fmt::format("global_batch {}", other.parallel.global_batch);
+  });
+  add([](TrainConfig& other, int&) {
+    const std::int64_t length = other.data.sequence_length *= 2;
+    std::int64_t& positions = other.model.llama.max_position_embeddings;
+    positions = std::max(positions, length);
+    return fmt::format("sequence_length {}", length);
+  });
+  add([](TrainConfig& other, int&) {
+    Recompute& recompute = other.model.recompute;
+    recompute = recompute == Recompute::block ? Recompute::elementwise : Recompute::block;
+    return fmt::format("recompute \"{}\"", name_of(recompute));
+  });
+  // The batch grows along, so that each process has as much to do.
+  add([](TrainConfig& other, int& processes) {
+    processes *= 2;
+    other.parallel.data *= 2;
+    other.parallel.global_batch *= 2;
+    return fmt::format("{} processes, global_batch {}", processes, other.parallel.global_batch);
+  });
+  add([](TrainConfig& other, int& processes) {
+    processes *= 2;
+    other.parallel.pipeline *= 2;
+    return fmt::format("{} processes, pipeline {}", processes, other.parallel.pipeline);
+  });
+  if (config.checkpoint.async) {
+    add([](TrainConfig& other, int&) {
+      other.checkpoint.async = false;
+      return "checkpoint.async false";
+    });
+  }
+  return neighbours;
 }
 
 }  // namespace
@@ -151,17 +143,9 @@ TrainingPlan make_plan(const TrainConfig& config, int num_processes,
 }
 
 std::vector<WhatIf> plan_neighbours(const TrainingPlan& plan, const PlanningMachine& machine) {
-  const auto processes = static_cast<int>(plan.ranks.size());
-  std::vector<Neighbour> neighbours{
-      with_more_rows(plan.config, processes),       with_more_micro_batches(plan.config, processes),
-      with_longer_sequence(plan.config, processes), with_other_policy(plan.config, processes),
-      with_more_replicas(plan.config, processes),   with_more_stages(plan.config, processes),
-  };
-  if (plan.config.checkpoint.async) {
-    neighbours.push_back(with_synchronous_checkpoints(plan.config, processes));
-  }
   std::vector<WhatIf> result;
-  for (const Neighbour& neighbour : neighbours) {
+  for (const Neighbour& neighbour :
+       neighbours_of(plan.config, static_cast<int>(plan.ranks.size()))) {
     try {
       result.push_back({neighbour.change,
                         plan_without_links(neighbour.config, neighbour.num_processes, machine)});

@@ -96,6 +96,10 @@ class BenchTest(unittest.TestCase):
         self.assertEqual(ops["adamw"]["work"] / ops["sum_of_squares"]["work"], 7)
         # 48·49/2 scores a head, two products of 32 each, 4 heads, 2 rows.
         self.assertEqual(ops["attention_forward"]["work"], 2 * 4 * (48 * 49 // 2) * 2 * 2 * 32)
+        # Five products instead of two.
+        self.assertEqual(ops["attention_backward"]["work"] / ops["attention_forward"]["work"], 2.5)
+        # Logits twice, their gradient; targets and losses.
+        self.assertEqual(ops["cross_entropy"]["work"], 4 * (3 * 96 * 300 + 2 * 96))
         self.table(*arguments, words=("swiglu_backward", "GFLOP/s", "triad"))
 
     def test_tokenize(self):

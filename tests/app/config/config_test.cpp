@@ -139,9 +139,11 @@ TEST(Config, PrintedConfigReadsBackTheSame) {
 
 TEST(Config, PrintedConfigHasEveryKeyExplained) {
   const std::string text = to_toml(parse(kMinimalConfig, {"model.ffn=moc"}));
-  for (const ConfigKey& key : config_keys()) {
-    expect_contains(text, "\n" + key.name + " = ");
-    expect_contains(text, "# " + key.documentation.substr(0, 20));
+  for (const ConfigTable& table : config_tables()) {
+    for (const ConfigKey& key : table.keys) {
+      expect_contains(text, "\n" + key.name + " = ");
+      expect_contains(text, "# " + key.documentation.substr(0, 20));
+    }
   }
 }
 
@@ -178,14 +180,19 @@ TEST(Config, ReferencePageIsUpToDate) {
   std::ifstream file(std::string(CHASKI_SOURCE_DIR) + "/docs/config.md");
   const std::string page{std::istreambuf_iterator<char>(file), {}};
   EXPECT_TRUE(page == config_reference()) << "run: chaski config-reference > docs/config.md";
-  for (const ConfigKey& key : config_keys()) expect_contains(page, "| `" + key.name + "` |");
+  for (const ConfigTable& table : config_tables()) {
+    for (const ConfigKey& key : table.keys) expect_contains(page, "| `" + key.name + "` |");
+  }
 }
 
 TEST(Config, KeysAreUniqueAndDocumented) {
-  for (const ConfigKey& key : config_keys()) {
-    EXPECT_EQ(find_config_key(key.dotted_name()), &key) << key.dotted_name();
-    EXPECT_FALSE(key.documentation.empty());
-    EXPECT_NE(key.documentation.back(), '.') << key.dotted_name();
+  for (const ConfigTable& table : config_tables()) {
+    EXPECT_EQ(find_config_table(table.name), &table) << table.name;
+    for (const ConfigKey& key : table.keys) {
+      EXPECT_EQ(find_config_key(key.dotted_name()), &key) << key.dotted_name();
+      EXPECT_FALSE(key.documentation.empty());
+      EXPECT_NE(key.documentation.back(), '.') << key.dotted_name();
+    }
   }
 }
 

@@ -71,8 +71,6 @@ PipelineResult StepRunner::run_passes(const BatchSource& source, std::int64_t ta
 }
 
 StepOutcome StepRunner::run_open_step(const StepInput& input, const BatchSource& source) {
-  // Anew after a step that was given up.
-  for (const auto& stage : model_.stages()) stage->reducer->connect();
   const PipelineResult result = run_passes(source, input.targets);
   double wait_seconds = result.wait_seconds;
   {

@@ -137,9 +137,10 @@ hid_t driver_id() {
   return id;
 }
 
-Hdf5Id access_list(Hdf5File::State* state) {
-  silence_hdf5();
-  Hdf5Id list(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+Hdf5Handle access_list(Hdf5File::State* state) {
+  // The library prints its errors unless told otherwise, thread by thread.
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  Hdf5Handle list(H5Pcreate(H5P_FILE_ACCESS));
   const DriverInfo info{state};
   H5Pset_driver(list.get(), driver_id(), &info);
   H5Pset_fclose_degree(list.get(), H5F_CLOSE_STRONG);
@@ -153,36 +154,27 @@ Hdf5Id access_list(Hdf5File::State* state) {
 
 }  // namespace
 
-void silence_hdf5() {
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-}
-
 Hdf5File Hdf5File::create(std::unique_ptr<File> file, const std::string& path) {
   Hdf5File result(std::make_unique<State>(State{std::move(file), nullptr}), path);
-  const Hdf5Id access = access_list(result.state_.get());
-  const Hdf5Id properties(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  const Hdf5Handle access = access_list(result.state_.get());
+  const Hdf5Handle properties(H5Pcreate(H5P_FILE_CREATE));
   H5Pset_obj_track_times(properties.get(), 0);  // equal contents give equal files
-  result.id_ =
-      Hdf5Id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, properties.get(), access.get()), H5Fclose);
+  result.id_ = Hdf5Handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, properties.get(), access.get()));
   result.check();
-  if (!result.id_.valid())
+  if (!result.id_)
     throw std::runtime_error(fmt::format("{}: the HDF5 library cannot create the file", path));
   return result;
 }
 
 Hdf5File Hdf5File::open(std::unique_ptr<File> file, const std::string& path) {
   Hdf5File result(std::make_unique<State>(State{std::move(file), nullptr}), path);
-  const Hdf5Id access = access_list(result.state_.get());
-  result.id_ = Hdf5Id(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
+  const Hdf5Handle access = access_list(result.state_.get());
+  result.id_ = Hdf5Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()));
   result.check();
-  if (!result.id_.valid())
+  if (!result.id_)
     throw std::runtime_error(
         fmt::format("{}: is no HDF5 file, or damaged\nhint: use an earlier checkpoint", path));
   return result;
-}
-
-Hdf5File::~Hdf5File() {
-  id_.reset();
 }
 
 void Hdf5File::check() const {
@@ -190,9 +182,9 @@ void Hdf5File::check() const {
 }
 
 void Hdf5File::finish() {
-  const herr_t closed = id_.reset();
+  const bool closed = id_.close();
   check();
-  if (closed < 0)
+  if (!closed)
     throw std::runtime_error(fmt::format("{}: the HDF5 library cannot close the file", path_));
 }
 

@@ -2,44 +2,14 @@
 
 #define H5_USE_110_API  // later versions of the library keep these functions under their names
 #include <exception>
-#include <hdf5.h>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "data/hdf5_handle.h"
 #include "fault/checkpoint/file_system.h"
 
 namespace chaski {
-
-// Owns an HDF5 identifier.
-class Hdf5Id {
- public:
-  using Close = herr_t (*)(hid_t);
-  Hdf5Id() = default;
-  Hdf5Id(hid_t id, Close close) : id_(id), close_(close) {}
-  Hdf5Id(Hdf5Id&& other) noexcept
-      : id_(std::exchange(other.id_, H5I_INVALID_HID)), close_(other.close_) {}
-  Hdf5Id& operator=(Hdf5Id&& other) noexcept {
-    std::swap(id_, other.id_);
-    std::swap(close_, other.close_);
-    return *this;
-  }
-  ~Hdf5Id() { reset(); }
-
-  hid_t get() const { return id_; }
-  bool valid() const { return id_ >= 0; }
-  herr_t reset() {
-    const hid_t id = std::exchange(id_, H5I_INVALID_HID);
-    return id >= 0 ? close_(id) : 0;
-  }
-
- private:
-  hid_t id_ = H5I_INVALID_HID;
-  Close close_ = nullptr;
-};
-
-// The HDF5 library prints its errors unless told otherwise, thread by thread.
-void silence_hdf5();
 
 // An HDF5 file whose bytes go through a File: a virtual file driver of our own, so that saving is
 // tested with the same lost writes, full disks and stops as everything else, and needs no memory
@@ -50,8 +20,6 @@ class Hdf5File {
   static Hdf5File create(std::unique_ptr<File> file, const std::string& path);
   // Throws std::runtime_error naming `path` when it is no HDF5 file.
   static Hdf5File open(std::unique_ptr<File> file, const std::string& path);
-  Hdf5File(Hdf5File&&) noexcept = default;
-  ~Hdf5File();
 
   hid_t id() const { return id_.get(); }
   File& file() const { return *state_->file; }
@@ -73,7 +41,7 @@ class Hdf5File {
 
   std::unique_ptr<State> state_;
   std::string path_;
-  Hdf5Id id_;
+  Hdf5Handle id_;  // last: closing it still uses the others
 };
 
 }  // namespace chaski

@@ -16,8 +16,8 @@ constexpr const char* kFormatName = "chaski checkpoint";
   throw std::runtime_error(fmt::format("{}: attribute {}: {}", file.path(), name, reason));
 }
 
-Hdf5Id string_type(std::size_t bytes) {
-  Hdf5Id type(H5Tcopy(H5T_C_S1), H5Tclose);
+Hdf5Handle string_type(std::size_t bytes) {
+  Hdf5Handle type(H5Tcopy(H5T_C_S1));
   H5Tset_size(type.get(), std::max<std::size_t>(bytes, 1));
   H5Tset_strpad(type.get(), H5T_STR_NULLPAD);
   H5Tset_cset(type.get(), H5T_CSET_UTF8);
@@ -26,21 +26,21 @@ Hdf5Id string_type(std::size_t bytes) {
 
 void write_attribute(const Hdf5File& file, hid_t object, const char* name, hid_t file_type,
                      hid_t memory_type, const void* value) {
-  const Hdf5Id space(H5Screate(H5S_SCALAR), H5Sclose);
-  const Hdf5Id attribute(H5Acreate2(object, name, file_type, space.get(), H5P_DEFAULT, H5P_DEFAULT),
-                         H5Aclose);
-  if (!attribute.valid() || H5Awrite(attribute.get(), memory_type, value) < 0)
+  const Hdf5Handle space(H5Screate(H5S_SCALAR));
+  const Hdf5Handle attribute(
+      H5Acreate2(object, name, file_type, space.get(), H5P_DEFAULT, H5P_DEFAULT));
+  if (!attribute || H5Awrite(attribute.get(), memory_type, value) < 0)
     fail(file, name, "cannot be written");
 }
 
 // The attribute, when it is a scalar of the class; its size in bytes is left in `bytes`.
-Hdf5Id open_scalar(const Hdf5File& file, hid_t object, const char* name, H5T_class_t type_class,
-                   std::size_t& bytes) {
-  Hdf5Id attribute(H5Aopen(object, name, H5P_DEFAULT), H5Aclose);
-  if (!attribute.valid()) fail(file, name, "is missing or damaged");
-  const Hdf5Id space(H5Aget_space(attribute.get()), H5Sclose);
-  const Hdf5Id type(H5Aget_type(attribute.get()), H5Tclose);
-  if (!space.valid() || !type.valid() || H5Sget_simple_extent_npoints(space.get()) != 1 ||
+Hdf5Handle open_scalar(const Hdf5File& file, hid_t object, const char* name, H5T_class_t type_class,
+                       std::size_t& bytes) {
+  Hdf5Handle attribute(H5Aopen(object, name, H5P_DEFAULT));
+  if (!attribute) fail(file, name, "is missing or damaged");
+  const Hdf5Handle space(H5Aget_space(attribute.get()));
+  const Hdf5Handle type(H5Aget_type(attribute.get()));
+  if (!space || !type || H5Sget_simple_extent_npoints(space.get()) != 1 ||
       H5Tget_class(type.get()) != type_class || H5Tis_variable_str(type.get()) > 0)
     fail(file, name, "has an unexpected type");
   bytes = H5Tget_size(type.get());
@@ -69,13 +69,13 @@ void write_attribute(const Hdf5File& file, hid_t object, const char* name, std::
 
 void write_attribute(const Hdf5File& file, hid_t object, const char* name,
                      const std::string& value) {
-  const Hdf5Id type = string_type(value.size());
+  const Hdf5Handle type = string_type(value.size());
   write_attribute(file, object, name, type.get(), type.get(), value.c_str());
 }
 
 std::int64_t read_integer_attribute(const Hdf5File& file, hid_t object, const char* name) {
   std::size_t bytes = 0;
-  const Hdf5Id attribute = open_scalar(file, object, name, H5T_INTEGER, bytes);
+  const Hdf5Handle attribute = open_scalar(file, object, name, H5T_INTEGER, bytes);
   std::int64_t value = 0;
   if (H5Aread(attribute.get(), H5T_NATIVE_INT64, &value) < 0) fail(file, name, "cannot be read");
   return value;
@@ -83,9 +83,9 @@ std::int64_t read_integer_attribute(const Hdf5File& file, hid_t object, const ch
 
 std::string read_string_attribute(const Hdf5File& file, hid_t object, const char* name) {
   std::size_t bytes = 0;
-  const Hdf5Id attribute = open_scalar(file, object, name, H5T_STRING, bytes);
+  const Hdf5Handle attribute = open_scalar(file, object, name, H5T_STRING, bytes);
   if (bytes > file.file().size()) fail(file, name, "is larger than the file");
-  const Hdf5Id type = string_type(bytes);
+  const Hdf5Handle type = string_type(bytes);
   std::string value(bytes, '\0');
   if (H5Aread(attribute.get(), type.get(), value.data()) < 0) fail(file, name, "cannot be read");
   value.resize(value.find_last_not_of('\0') + 1);

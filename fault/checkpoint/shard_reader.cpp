@@ -54,8 +54,8 @@ std::uint64_t parse_checksum(const Hdf5File& file, const std::string& name,
 
 // The shape, checked against overflow and the size of the file.
 Shape read_shape(const Hdf5File& file, const std::string& name, hid_t dataset, DType dtype) {
-  const Hdf5Id space(H5Dget_space(dataset), H5Sclose);
-  const int rank = space.valid() ? H5Sget_simple_extent_ndims(space.get()) : -1;
+  const Hdf5Handle space(H5Dget_space(dataset));
+  const int rank = space ? H5Sget_simple_extent_ndims(space.get()) : -1;
   if (rank < 0 || rank > Shape::kMaxRank) fail(file, name, "has an impossible shape");
   std::array<hsize_t, Shape::kMaxRank> dims{};
   if (rank > 0) H5Sget_simple_extent_dims(space.get(), dims.data(), nullptr);
@@ -70,8 +70,8 @@ Shape read_shape(const Hdf5File& file, const std::string& name, hid_t dataset, D
 }
 
 StoredTensor read_dataset(const Hdf5File& file, const std::string& name) {
-  const Hdf5Id dataset(H5Dopen2(file.id(), name.c_str(), H5P_DEFAULT), H5Dclose);
-  if (!dataset.valid()) fail(file, name, "cannot be opened");
+  const Hdf5Handle dataset(H5Dopen2(file.id(), name.c_str(), H5P_DEFAULT));
+  if (!dataset) fail(file, name, "cannot be opened");
   StoredTensor tensor;
   tensor.name = name;
   tensor.dtype = parse_dtype(file, name, read_string_attribute(file, dataset.get(), "dtype"));
@@ -80,9 +80,9 @@ StoredTensor read_dataset(const Hdf5File& file, const std::string& name) {
   tensor.shape = read_shape(file, name, dataset.get(), tensor.dtype);
   tensor.bytes = static_cast<std::uint64_t>(tensor.shape.num_elements() * size_of(tensor.dtype));
   // Its bytes are read without HDF5: no filters, no other files, no other layout may be in the way.
-  const Hdf5Id properties(H5Dget_create_plist(dataset.get()), H5Pclose);
-  const Hdf5Id type(H5Dget_type(dataset.get()), H5Tclose);
-  if (!properties.valid() || !type.valid() || H5Pget_layout(properties.get()) != H5D_CONTIGUOUS ||
+  const Hdf5Handle properties(H5Dget_create_plist(dataset.get()));
+  const Hdf5Handle type(H5Dget_type(dataset.get()));
+  if (!properties || !type || H5Pget_layout(properties.get()) != H5D_CONTIGUOUS ||
       H5Pget_nfilters(properties.get()) != 0 || H5Pget_external_count(properties.get()) != 0 ||
       static_cast<std::int64_t>(H5Tget_size(type.get())) != size_of(tensor.dtype))
     fail(file, name, "is not stored as plain contiguous elements");
@@ -127,8 +127,8 @@ std::vector<std::string> links_of(const Hdf5File& file, hid_t group,
 void collect(const Hdf5File& file, const std::string& group_name, int depth,
              std::vector<StoredTensor>& tensors) {
   if (depth > kMaxDepth) fail(file, group_name, "groups are nested too deeply");
-  const Hdf5Id group(H5Gopen2(file.id(), group_name.c_str(), H5P_DEFAULT), H5Gclose);
-  if (!group.valid()) fail(file, group_name, "cannot be opened");
+  const Hdf5Handle group(H5Gopen2(file.id(), group_name.c_str(), H5P_DEFAULT));
+  if (!group) fail(file, group_name, "cannot be opened");
   for (const std::string& link : links_of(file, group.get(), group_name)) {
     const std::string name = group_name + "/" + link;
     H5O_info_t object{};

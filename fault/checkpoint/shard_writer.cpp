@@ -36,16 +36,16 @@ hid_t file_type_of(DType dtype) {
   return H5I_INVALID_HID;
 }
 
-Hdf5Id dataspace_of(const Shape& shape) {
+Hdf5Handle dataspace_of(const Shape& shape) {
   std::array<hsize_t, Shape::kMaxRank> dims{};
   for (int i = 0; i < shape.rank(); ++i) dims[i] = static_cast<hsize_t>(shape[i]);
-  return shape.rank() == 0 ? Hdf5Id(H5Screate(H5S_SCALAR), H5Sclose)
-                           : Hdf5Id(H5Screate_simple(shape.rank(), dims.data(), nullptr), H5Sclose);
+  return shape.rank() == 0 ? Hdf5Handle(H5Screate(H5S_SCALAR))
+                           : Hdf5Handle(H5Screate_simple(shape.rank(), dims.data(), nullptr));
 }
 
 // Contiguous, with its place in the file fixed at once, so that a reader can map or read it there.
-Hdf5Id contiguous_layout() {
-  Hdf5Id list(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+Hdf5Handle contiguous_layout() {
+  Hdf5Handle list(H5Pcreate(H5P_DATASET_CREATE));
   H5Pset_layout(list.get(), H5D_CONTIGUOUS);
   H5Pset_alloc_time(list.get(), H5D_ALLOC_TIME_EARLY);
   H5Pset_fill_time(list.get(), H5D_FILL_TIME_NEVER);
@@ -55,13 +55,13 @@ Hdf5Id contiguous_layout() {
 
 // Makes the groups in "a/b/name" that do not exist yet.
 void create_groups(const Hdf5File& file, const std::string& name) {
-  const Hdf5Id properties(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
+  const Hdf5Handle properties(H5Pcreate(H5P_GROUP_CREATE));
   H5Pset_obj_track_times(properties.get(), 0);  // equal contents give equal files
   for (std::size_t end = name.find('/'); end != std::string::npos; end = name.find('/', end + 1)) {
     const std::string group = name.substr(0, end);
     if (H5Lexists(file.id(), group.c_str(), H5P_DEFAULT) > 0) continue;
-    const Hdf5Id created(
-        H5Gcreate2(file.id(), group.c_str(), H5P_DEFAULT, properties.get(), H5P_DEFAULT), H5Gclose);
+    const Hdf5Handle created(
+        H5Gcreate2(file.id(), group.c_str(), H5P_DEFAULT, properties.get(), H5P_DEFAULT));
   }
 }
 
@@ -77,10 +77,10 @@ bool write_rows(hid_t dataset, hid_t type, const Shape& shape, std::int64_t firs
   std::array<hsize_t, Shape::kMaxRank> start{static_cast<hsize_t>(first)};
   std::array<hsize_t, Shape::kMaxRank> extent{static_cast<hsize_t>(count)};
   for (int i = 1; i < shape.rank(); ++i) extent[i] = static_cast<hsize_t>(shape[i]);
-  const Hdf5Id memory(H5Screate_simple(shape.rank(), extent.data(), nullptr), H5Sclose);
-  const Hdf5Id place(H5Dget_space(dataset), H5Sclose);
+  const Hdf5Handle memory(H5Screate_simple(shape.rank(), extent.data(), nullptr));
+  const Hdf5Handle place(H5Dget_space(dataset));
   // The memory's type is the file's: no conversion, one write straight from the piece.
-  return memory.valid() && place.valid() &&
+  return memory && place &&
          H5Sselect_hyperslab(place.get(), H5S_SELECT_SET, start.data(), nullptr, extent.data(),
                              nullptr) >= 0 &&
          H5Dwrite(dataset, type, memory.get(), place.get(), H5P_DEFAULT, data) >= 0;
@@ -106,12 +106,11 @@ std::uint64_t write_elements(const Hdf5File& file, hid_t dataset, const TensorRe
 
 void write_dataset(const Hdf5File& file, const TensorRecord& tensor) {
   create_groups(file, tensor.name);
-  const Hdf5Id space = dataspace_of(tensor.shape);
-  const Hdf5Id layout = contiguous_layout();
-  const Hdf5Id dataset(H5Dcreate2(file.id(), tensor.name.c_str(), file_type_of(tensor.dtype),
-                                  space.get(), H5P_DEFAULT, layout.get(), H5P_DEFAULT),
-                       H5Dclose);
-  if (!dataset.valid()) throw_unwritable(file, tensor.name);
+  const Hdf5Handle space = dataspace_of(tensor.shape);
+  const Hdf5Handle layout = contiguous_layout();
+  const Hdf5Handle dataset(H5Dcreate2(file.id(), tensor.name.c_str(), file_type_of(tensor.dtype),
+                                      space.get(), H5P_DEFAULT, layout.get(), H5P_DEFAULT));
+  if (!dataset) throw_unwritable(file, tensor.name);
   const std::uint64_t checksum = write_elements(file, dataset.get(), tensor);
   write_attribute(file, dataset.get(), "dtype", std::string(name_of(tensor.dtype)));
   write_attribute(file, dataset.get(), "xxh3_64", fmt::format("{:016x}", checksum));

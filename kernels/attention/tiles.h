@@ -10,9 +10,6 @@ namespace chaski {
 namespace CHASKI_ISA_NAMESPACE {
 namespace {
 
-typedef float Vector __attribute__((vector_size(4 * kVectorLanes), aligned(4), may_alias));
-typedef std::int32_t LaneIndex __attribute__((vector_size(4 * kVectorLanes)));
-
 constexpr std::int64_t kTile = kAttentionTile;
 // A block of a product that is summed in registers: kBlockRows rows of kBlockVectors vectors.
 #if defined(__AVX512F__)
@@ -23,13 +20,6 @@ constexpr int kBlockRows = 4;
 constexpr int kBlockVectors = 2;
 constexpr std::int64_t kBlockCols = kBlockVectors * kVectorLanes;
 static_assert(kTile % kBlockRows == 0 && kTile % kBlockCols == 0);
-
-[[gnu::always_inline]] inline const Vector& load(const float* x) {
-  return *reinterpret_cast<const Vector*>(x);
-}
-[[gnu::always_inline]] inline void store(float* x, const Vector& v) {
-  *reinterpret_cast<Vector*>(x) = v;
-}
 
 constexpr std::int64_t min_of(std::int64_t a, std::int64_t b) {
   return a < b ? a : b;
@@ -91,9 +81,6 @@ inline void pack_rows(const float* from, std::int64_t stride, std::int64_t rows,
   zero(to + rows * padded_cols, (padded_rows - rows) * padded_cols);
 }
 
-struct Lanes {
-  std::int32_t lane[kVectorLanes];
-};
 // The lanes that interleave two vectors, from lane `first` of each.
 constexpr Lanes interleaved(int first) {
   Lanes lanes{};
@@ -110,7 +97,7 @@ inline void transpose_square(const float* from, std::int64_t stride, float* to,
   const LaneIndex high = __builtin_bit_cast(LaneIndex, kHigh);
   Vector rows[kVectorLanes];
 #pragma GCC unroll 16
-  for (int i = 0; i < kVectorLanes; ++i) rows[i] = load(from + i * stride);
+  for (int i = 0; i < kVectorLanes; ++i) rows[i] = at(from + i * stride);
 #pragma GCC unroll 4
   for (int width = 1; width < kVectorLanes; width *= 2) {
     Vector mixed[kVectorLanes];
@@ -123,7 +110,7 @@ inline void transpose_square(const float* from, std::int64_t stride, float* to,
     for (int i = 0; i < kVectorLanes; ++i) rows[i] = mixed[i];
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < kVectorLanes; ++i) store(to + i * to_stride, rows[i]);
+  for (int i = 0; i < kVectorLanes; ++i) at(to + i * to_stride) = rows[i];
 }
 
 // The transpose of from [rows, cols] in panels of kBlockCols rows, each [cols, kBlockCols]: the
@@ -158,7 +145,7 @@ template <int V, Left L, bool kAdd>
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       if (kAdd) {
-        sums[r][v] = load(c + r * c_stride + v * kVectorLanes);
+        sums[r][v] = at(c + r * c_stride + v * kVectorLanes);
       } else {
         sums[r][v] = Vector{};
       }
@@ -167,7 +154,7 @@ template <int V, Left L, bool kAdd>
   for (std::int64_t k = 0; k < depth; ++k) {
     Vector right[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) right[v] = load(b + k * b_stride + v * kVectorLanes);
+    for (int v = 0; v < V; ++v) right[v] = at(b + k * b_stride + v * kVectorLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < kBlockRows; ++r) {
       const float left = L == Left::rows ? a[r * a_stride + k] : a[k * a_stride + r];
@@ -178,7 +165,7 @@ template <int V, Left L, bool kAdd>
 #pragma GCC unroll 16
   for (int r = 0; r < kBlockRows; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) store(c + r * c_stride + v * kVectorLanes, sums[r][v]);
+    for (int v = 0; v < V; ++v) at(c + r * c_stride + v * kVectorLanes) = sums[r][v];
   }
 }
 

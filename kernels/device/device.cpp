@@ -16,9 +16,9 @@
 namespace chaski {
 namespace {
 
-constexpr MemoryCategory kAllCategories[kNumMemoryCategories] = {
-    MemoryCategory::weights,     MemoryCategory::gradients, MemoryCategory::optimizer,
-    MemoryCategory::activations, MemoryCategory::workspace, MemoryCategory::communication};
+// By the numbers of MemoryCategory.
+constexpr const char* kCategoryNames[kNumMemoryCategories] = {
+    "weights", "gradients", "optimizer", "activations", "workspace", "communication"};
 
 // More could not be started with OpenMP's usual stacks.
 constexpr int kMaxThreads = 1024;
@@ -32,10 +32,10 @@ std::string mebibytes(std::int64_t bytes) {
 
 std::string describe_use(const MemoryUsage& usage) {
   std::string text;
-  for (const MemoryCategory category : kAllCategories) {
-    if (usage.current(category) == 0) continue;
+  for (std::size_t i = 0; i < usage.current_bytes.size(); ++i) {
+    if (usage.current_bytes[i] == 0) continue;
     if (!text.empty()) text += ", ";
-    text += fmt::format("{} {}", name_of(category), mebibytes(usage.current(category)));
+    text += fmt::format("{} {}", kCategoryNames[i], mebibytes(usage.current_bytes[i]));
   }
   return text.empty() ? "nothing" : text;
 }
@@ -113,21 +113,7 @@ std::unique_ptr<HostWriter> create_host_writer(Device& device) {
 }
 
 const char* name_of(MemoryCategory category) {
-  switch (category) {
-    case MemoryCategory::weights:
-      return "weights";
-    case MemoryCategory::gradients:
-      return "gradients";
-    case MemoryCategory::optimizer:
-      return "optimizer";
-    case MemoryCategory::activations:
-      return "activations";
-    case MemoryCategory::workspace:
-      return "workspace";
-    case MemoryCategory::communication:
-      return "communication";
-  }
-  return "unknown";
+  return kCategoryNames[static_cast<std::size_t>(category)];
 }
 
 std::int64_t MemoryUsage::total_current() const {

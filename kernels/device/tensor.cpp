@@ -1,43 +1,35 @@
 #include "kernels/device/tensor.h"
 
 #include <fmt/format.h>
+#include <iterator>
 #include <stdexcept>
 #include <type_traits>
 
 namespace chaski {
 
+namespace {
+
+// By the numbers of DType.
+struct DTypeFacts {
+  const char* name;
+  std::int64_t bytes;
+};
+constexpr DTypeFacts kFacts[] = {{"f32", 4}, {"bf16", 2}, {"i32", 4},
+                                 {"u8", 1},  {"f64", 8},  {"i64", 8}};
+static_assert(std::size(kFacts) == std::size(kDTypes));
+
+const DTypeFacts& facts_of(DType dtype) {
+  return kFacts[static_cast<std::size_t>(dtype)];
+}
+
+}  // namespace
+
 std::int64_t size_of(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-    case DType::i32:
-      return 4;
-    case DType::bf16:
-      return 2;
-    case DType::u8:
-      return 1;
-    case DType::f64:
-    case DType::i64:
-      return 8;
-  }
-  return 0;
+  return facts_of(dtype).bytes;
 }
 
 const char* name_of(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return "f32";
-    case DType::bf16:
-      return "bf16";
-    case DType::i32:
-      return "i32";
-    case DType::u8:
-      return "u8";
-    case DType::f64:
-      return "f64";
-    case DType::i64:
-      return "i64";
-  }
-  return "unknown";
+  return facts_of(dtype).name;
 }
 
 std::optional<DType> dtype_named(std::string_view name) {

@@ -1,8 +1,9 @@
 #pragma once
 
-// Scalar functions that the compiler turns into vector code inside `#pragma omp simd` loops. For
-// x_cpu.cpp files only (see cpu_kernels.h): internal linkage, no library headers. They rely on the
-// order of operations as written: never compile them with -fassociative-math or -ffinite-math-only.
+// Vectors of floats, and scalar functions that the compiler turns into vector code inside
+// `#pragma omp simd` loops. For x_cpu.cpp files only (see cpu_kernels.h): internal linkage, no
+// library headers. The functions rely on the order of operations as written: never compile them
+// with -fassociative-math or -ffinite-math-only.
 
 #include <cstdint>
 
@@ -17,6 +18,21 @@ constexpr int kVectorLanes = 8;
 #else
 constexpr int kVectorLanes = 4;
 #endif
+
+// A register's floats, wherever they lie, and the numbers of lanes for a shuffle of it.
+typedef float Vector __attribute__((vector_size(4 * kVectorLanes), aligned(4), may_alias));
+typedef std::int32_t LaneIndex __attribute__((vector_size(4 * kVectorLanes)));
+// A LaneIndex for constant expressions, by __builtin_bit_cast.
+struct Lanes {
+  std::int32_t lane[kVectorLanes];
+};
+
+[[gnu::always_inline]] inline Vector& at(float* x) {
+  return *reinterpret_cast<Vector*>(x);
+}
+[[gnu::always_inline]] inline const Vector& at(const float* x) {
+  return *reinterpret_cast<const Vector*>(x);
+}
 
 // e^x = fraction · 2^n with n = the low bits of `shifted`, |n| < 2^8; fraction in [0.7, 1.42].
 struct ExpParts {

@@ -82,19 +82,16 @@ void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inver
   require_matrix(kOp, "dy", dy, rows, hidden);
   require_matrix(kOp, "dx", dx, rows, hidden);
   if (dweight) require_elements(kOp, "dweight", dweight, hidden);
-  const std::int64_t num_blocks = num_partial_sums(device, rows);
-  if (device.is_counting()) {
-    const std::int64_t sums = num_blocks * hidden * static_cast<std::int64_t>(sizeof(float));
-    return count_op(device, kOp, {x, weight, inverse_rms, dy, dx, dx, dweight, dweight}, 0.0,
-                    dweight ? charged_bytes(sums) : 0);
-  }
-  CHASKI_CUDA_OP(device, rmsnorm_backward(x, weight, inverse_rms, dy, dx, dweight));
-  const RmsnormKernels& cpu = CHASKI_CPU_KERNELS(rmsnorm_kernels);
   Workspace::Frame frame(device);
-  const Tensor blocks = dweight ? frame.f32({num_blocks, hidden}) : Tensor();
-  cpu.backward(x.f32(), weight.f32(), inverse_rms.f32(), dy.f32(), dx.f32(), blocks.f32(), rows,
+  const std::int64_t num_sums = num_partial_sums(device, rows);
+  const Tensor sums = dweight ? frame.f32({num_sums, hidden}) : Tensor();
+  if (device.is_counting())
+    return count_op(device, kOp, {x, weight, inverse_rms, dy, dx, dx, dweight, dweight});
+  CHASKI_CUDA_OP(device, rmsnorm_backward(x, weight, inverse_rms, dy, dx, dweight, sums));
+  const RmsnormKernels& cpu = CHASKI_CPU_KERNELS(rmsnorm_kernels);
+  cpu.backward(x.f32(), weight.f32(), inverse_rms.f32(), dy.f32(), dx.f32(), sums.f32(), rows,
                hidden, threads_for(device, rows * hidden));
-  if (dweight) cpu.add_blocks(blocks.f32(), num_blocks, hidden, dweight.f32());
+  if (dweight) cpu.add_blocks(sums.f32(), num_sums, hidden, dweight.f32());
 }
 
 }  // namespace chaski

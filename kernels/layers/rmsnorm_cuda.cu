@@ -321,15 +321,13 @@ void rmsnorm_recompute(const Tensor& x, const Tensor& weight, const Tensor& inve
 }
 
 void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms,
-                      const Tensor& dy, const Tensor& dx, const Tensor& dweight) {
+                      const Tensor& dy, const Tensor& dx, const Tensor& dweight,
+                      const Tensor& partial_sums) {
   constexpr const char* kOp = "rmsnorm_backward";
   Device& device = x.device();
   const std::int64_t rows = x.shape().num_rows();
   const std::int64_t hidden = x.shape().back();
   if (rows == 0) return;
-  const std::int64_t num_partial_sums = rmsnorm_partial_sums(rows);
-  Workspace::Frame frame(device);
-  const Tensor partial_sums = dweight ? frame.f32({num_partial_sums, hidden}) : Tensor();
   with_element_type(kOp, x, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     backward(device, kOp,
@@ -349,7 +347,7 @@ void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inver
   with_element_type(kOp, dweight, [&](auto* type) {
     using G = std::remove_pointer_t<decltype(type)>;
     launch(device, kOp, {grid_of(divide_up(hidden, kWarpSize)), kAddThreads},
-           add_partial_sums_kernel<G>, partial_sums.f32(), num_partial_sums, hidden,
+           add_partial_sums_kernel<G>, partial_sums.f32(), partial_sums.dim(0), hidden,
            elements<G>(dweight));
   });
 }

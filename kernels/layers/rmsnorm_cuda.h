@@ -13,11 +13,12 @@ void rmsnorm_forward(const char* op, const Tensor& residual, const Tensor& delta
                      const Tensor& y, const Tensor& inverse_rms);
 void rmsnorm_recompute(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms,
                        const Tensor& y);
+// partial_sums [rmsnorm_partial_sums, hidden] f32, where dweight is not empty, to work in.
 void rmsnorm_backward(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms,
-                      const Tensor& dy, const Tensor& dx, const Tensor& dweight);
+                      const Tensor& dy, const Tensor& dx, const Tensor& dweight,
+                      const Tensor& partial_sums);
 
-// Partial sums of dweight, of `hidden` floats each, that rmsnorm_backward keeps in the workspace.
-// Each is over so many rows.
+// Each partial sum of dweight is over so many rows.
 inline std::int64_t rmsnorm_rows_of_sum(std::int64_t rows) {
   constexpr std::int64_t kLeastRows = 16;
   constexpr std::int64_t kMostSums = 1024;

@@ -6,15 +6,6 @@ namespace chaski {
 namespace CHASKI_ISA_NAMESPACE {
 namespace {
 
-typedef float Vector __attribute__((vector_size(4 * kVectorLanes), aligned(4), may_alias));
-
-const Vector& load(const float* x) {
-  return *reinterpret_cast<const Vector*>(x);
-}
-Vector& at(float* x) {
-  return *reinterpret_cast<Vector*>(x);
-}
-
 // Rows that are read side by side: several streams are read faster than one.
 constexpr std::int64_t kRows = 4;
 // Rows that all tokens take before the next ones are read from memory.
@@ -211,9 +202,9 @@ void dot_rows(const float* x, const float* const* rows, const float* const* next
     ask_for<kAsked>(next, i);
 #pragma GCC unroll 4
     for (std::int64_t v = i; v < i + kFloatsOfCacheLine; v += kVectorLanes) {
-      const Vector factor = load(x + v);
+      const Vector factor = at(x + v);
 #pragma GCC unroll 4
-      for (std::int64_t r = 0; r < kRows; ++r) partial[r] += factor * load(rows[r] + v);
+      for (std::int64_t r = 0; r < kRows; ++r) partial[r] += factor * at(rows[r] + v);
     }
   }
   for (std::int64_t r = 0; r < kRows; ++r) {
@@ -258,9 +249,9 @@ void add_rows(const float* const* rows, const float* const* next, const float* f
     ask_for<kAsked>(next, i);
 #pragma GCC unroll 4
     for (std::int64_t v = i; v < i + kFloatsOfCacheLine; v += kVectorLanes) {
-      Vector sum = load(out + v);
+      Vector sum = at(out + v);
 #pragma GCC unroll 4
-      for (std::int64_t r = 0; r < kCount; ++r) sum += (Vector{} + factors[r]) * load(rows[r] + v);
+      for (std::int64_t r = 0; r < kCount; ++r) sum += (Vector{} + factors[r]) * at(rows[r] + v);
       at(out + v) = sum;
     }
   }

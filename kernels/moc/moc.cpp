@@ -46,8 +46,8 @@ MocProblem moc_problem_of(const MocShape& shape) {
 }
 
 MocRows moc_rows_of(const MocKept& kept) {
-  return {kept.gate.f32(), kept.up.f32(), kept.silu ? kept.silu.f32() : nullptr,
-          kept.product ? kept.product.f32() : nullptr, kept.index.as<std::uint8_t>()};
+  return {kept.gate.f32(), kept.up.f32(), kept.silu.f32(), kept.product.f32(),
+          kept.index.as<std::uint8_t>()};
 }
 
 namespace {
@@ -56,19 +56,12 @@ int threads_of(const Device& device, const MocShape& shape, std::int64_t rows) {
   return threads_for(device, rows * shape.intermediate_size);
 }
 
-// Of a thread.
-std::int64_t scratch_floats(const MocShape& shape) {
-  return CHASKI_CPU_KERNELS(moc_kernels).scratch_floats(moc_problem_of(shape));
-}
-
-std::int64_t bytes_of_floats(std::int64_t count) {
-  return charged_bytes(count * static_cast<std::int64_t>(sizeof(float)));
-}
-
-// Of moc_forward and moc_backward.
-std::int64_t workspace_bytes(const Device& device, const MocShape& shape, std::int64_t rows) {
-  if (device.backend() == Backend::cuda) return 0;
-  return bytes_of_floats(threads_of(device, shape, rows) * scratch_floats(shape));
+// What the inner loops of so many threads work in; those of a GPU need none.
+Tensor take_scratch(Workspace::Frame& frame, const Device& device, const MocShape& shape,
+                    int threads) {
+  if (device.backend() == Backend::cuda) return {};
+  return frame.f32(
+      {threads * CHASKI_CPU_KERNELS(moc_kernels).scratch_floats(moc_problem_of(shape))});
 }
 
 }  // namespace
@@ -108,19 +101,17 @@ void moc_forward(const MocShape& shape, const Tensor& gate_up, const MocKept& ke
   require_matrix(kOp, "activation", activation, rows, shape.intermediate_size);
   require_distinct(kOp, "activation", activation, "gate_up", gate_up);
   require_moc_kept(kOp, shape, kept, rows);
-  if (device.is_counting()) {
-    return count_op(device, kOp,
-                    {gate_up, kept.gate, kept.up, kept.silu, kept.product, kept.index, activation},
-                    0.0, workspace_bytes(device, shape, rows));
-  }
-  CHASKI_CUDA_OP(device, moc_forward(shape, gate_up, kept, activation));
-  const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
-  const MocProblem problem = moc_problem_of(shape);
   const int threads = threads_of(device, shape, rows);
   Workspace::Frame frame(device);
-  const Tensor scratch = frame.f32({threads * scratch_floats(shape)});
-  cpu.forward(problem, gate_up.f32(), moc_rows_of(kept), activation.f32(), scratch.f32(), rows,
-              threads);
+  const Tensor scratch = take_scratch(frame, device, shape, threads);
+  if (device.is_counting()) {
+    return count_op(device, kOp,
+                    {gate_up, kept.gate, kept.up, kept.silu, kept.product, kept.index, activation});
+  }
+  CHASKI_CUDA_OP(device, moc_forward(shape, gate_up, kept, activation));
+  CHASKI_CPU_KERNELS(moc_kernels)
+      .forward(moc_problem_of(shape), gate_up.f32(), moc_rows_of(kept), activation.f32(),
+               scratch.f32(), rows, threads);
 }
 
 void moc_backward(const MocShape& shape, const MocKept& kept, const Tensor& dactivation,
@@ -135,20 +126,18 @@ void moc_backward(const MocShape& shape, const MocKept& kept, const Tensor& dact
   require_distinct(kOp, "dgate_up", dgate_up, "dactivation", dactivation);
   if (activation) require_matrix(kOp, "activation", activation, rows, shape.intermediate_size);
   require_moc_kept(kOp, shape, kept, rows);
+  const int threads = threads_of(device, shape, rows);
+  Workspace::Frame frame(device);
+  const Tensor scratch = take_scratch(frame, device, shape, threads);
   if (device.is_counting()) {
     return count_op(device, kOp,
                     {kept.gate, kept.up, kept.silu, kept.product, kept.index, dactivation, dgate_up,
-                     activation},
-                    0.0, workspace_bytes(device, shape, rows));
+                     activation});
   }
   CHASKI_CUDA_OP(device, moc_backward(shape, kept, dactivation, dgate_up, activation));
-  const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
-  const MocProblem problem = moc_problem_of(shape);
-  const int threads = threads_of(device, shape, rows);
-  Workspace::Frame frame(device);
-  const Tensor scratch = frame.f32({threads * scratch_floats(shape)});
-  cpu.backward(problem, moc_rows_of(kept), dactivation.f32(), dgate_up.f32(),
-               activation ? activation.f32() : nullptr, scratch.f32(), rows, threads);
+  CHASKI_CPU_KERNELS(moc_kernels)
+      .backward(moc_problem_of(shape), moc_rows_of(kept), dactivation.f32(), dgate_up.f32(),
+                activation.f32(), scratch.f32(), rows, threads);
 }
 
 void moc_count(const MocShape& shape, const MocKept& kept, const Tensor& counts,
@@ -161,17 +150,13 @@ void moc_count(const MocShape& shape, const MocKept& kept, const Tensor& counts,
   require_moc_kept(kOp, shape, kept, rows);
   require_elements(kOp, "counts", counts, shape.intermediate_size);
   require_elements(kOp, "positive", positive, 2);
-  if (device.is_counting()) {
-    const bool on_cpu = device.backend() == Backend::cpu;
-    return count_op(device, kOp, {kept.gate, kept.index, counts, counts}, 0.0,
-                    on_cpu ? bytes_of_floats(scratch_floats(shape)) : 0);
-  }
-  CHASKI_CUDA_OP(device, moc_count(shape, kept, counts, positive));
-  const MocKernels& cpu = CHASKI_CPU_KERNELS(moc_kernels);
-  const MocProblem problem = moc_problem_of(shape);
   Workspace::Frame frame(device);
-  const Tensor scratch = frame.f32({scratch_floats(shape)});
-  cpu.count(problem, moc_rows_of(kept), counts.i32(), positive.i32(), scratch.f32(), rows);
+  const Tensor scratch = take_scratch(frame, device, shape, 1);
+  if (device.is_counting()) return count_op(device, kOp, {kept.gate, kept.index, counts, counts});
+  CHASKI_CUDA_OP(device, moc_count(shape, kept, counts, positive));
+  CHASKI_CPU_KERNELS(moc_kernels)
+      .count(moc_problem_of(shape), moc_rows_of(kept), counts.i32(), positive.i32(), scratch.f32(),
+             rows);
 }
 
 }  // namespace chaski

@@ -21,16 +21,6 @@ constexpr std::int64_t kChunk = 8192 / kWidth;  // rows of a panel of 32 KiB
 // Rows whose sums stay in the second-level cache.
 constexpr std::int64_t kRows = 65536 / kWidth;
 
-typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-typedef std::int32_t LaneIndex __attribute__((vector_size(4 * kLanes)));
-
-Vector& at(float* x) {
-  return *reinterpret_cast<Vector*>(x);
-}
-const Vector& at(const float* x) {
-  return *reinterpret_cast<const Vector*>(x);
-}
-
 std::int64_t smaller(std::int64_t a, std::int64_t b) {
   return a < b ? a : b;
 }
@@ -40,9 +30,6 @@ std::int64_t blocks_of(std::int64_t count, std::int64_t size) {
 
 // ---- Shuffles ------------------------------------------------------------------------------
 
-struct Lanes {
-  std::int32_t lane[kLanes];
-};
 // Of two vectors, the lower (upper) one of each two neighbouring groups of `width` lanes.
 constexpr Lanes groups(int width, bool upper) {
   Lanes lanes{};

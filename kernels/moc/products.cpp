@@ -48,10 +48,6 @@ double product_flops(const MocProductsProblem& problem) {
          static_cast<double>(problem.hidden);
 }
 
-float* data_of(const Tensor& tensor) {
-  return tensor ? tensor.f32() : nullptr;
-}
-
 void select(const Device& device, const MocShape& shape, const Tensor& gates, const MocKept& kept,
             std::int64_t tokens, float* scratch) {
   const MocProblem problem = moc_problem_of(shape);
@@ -112,7 +108,7 @@ void moc_products_forward(const MocShape& shape, const Tensor& x, const Tensor& 
   select(device, shape, gates, kept, tokens, scratch.f32());
   CHASKI_CPU_KERNELS(moc_products_kernels)
       .forward(problem, x.f32(), {nullptr, weights.up.f32(), weights.down.f32()}, moc_rows_of(kept),
-               data_of(out), scratch.f32());
+               out.f32(), scratch.f32());
 }
 
 void moc_products_backward(const MocShape& shape, const Tensor& dout, const Tensor& x,
@@ -151,9 +147,9 @@ void moc_products_backward(const MocShape& shape, const Tensor& dout, const Tens
                     products * product_flops(problem));
   }
   CHASKI_CPU_KERNELS(moc_products_kernels)
-      .backward(problem, dout.f32(), data_of(x),
+      .backward(problem, dout.f32(), x.f32(),
                 {weights.gate.f32(), weights.up.f32(), weights.down.f32()}, moc_rows_of(kept),
-                {data_of(gradients.gate), data_of(gradients.up), data_of(gradients.down)}, dx.f32(),
+                {gradients.gate.f32(), gradients.up.f32(), gradients.down.f32()}, dx.f32(),
                 scratch.f32());
 }
 

@@ -6,9 +6,6 @@ namespace chaski {
 namespace CHASKI_ISA_NAMESPACE {
 namespace {
 
-typedef float Vector __attribute__((vector_size(4 * kVectorLanes), aligned(4), may_alias));
-typedef std::int32_t LaneIndex __attribute__((vector_size(4 * kVectorLanes)));
-
 // Sums of a row that are kept apart, so that additions need not wait for each other.
 constexpr std::int64_t kPartialSums = 4;
 // Rows of w that a thread takes at a time.
@@ -19,13 +16,6 @@ constexpr std::int64_t kPrefetch = 1024;
 constexpr std::int64_t kColumnVectors = 8;
 constexpr std::int64_t kColumns = kColumnVectors * kVectorLanes;
 
-const Vector& load(const float* x) {
-  return *reinterpret_cast<const Vector*>(x);
-}
-
-struct Lanes {
-  std::int32_t lane[kVectorLanes];
-};
 constexpr Lanes rotated(int by) {
   Lanes lanes{};
   for (int i = 0; i < kVectorLanes; ++i) lanes.lane[i] = (i + by) % kVectorLanes;
@@ -52,10 +42,10 @@ float dot(const float* x, const float* w, std::int64_t k) {
 #pragma GCC unroll 4
     for (std::int64_t s = 0; s < kPartialSums; ++s) {
       __builtin_prefetch(w + i + s * kVectorLanes + kPrefetch);
-      sums[s] += load(x + i + s * kVectorLanes) * load(w + i + s * kVectorLanes);
+      sums[s] += at(x + i + s * kVectorLanes) * at(w + i + s * kVectorLanes);
     }
   }
-  for (; i + kVectorLanes <= k; i += kVectorLanes) sums[0] += load(x + i) * load(w + i);
+  for (; i + kVectorLanes <= k; i += kVectorLanes) sums[0] += at(x + i) * at(w + i);
   float sum = sum_of<kVectorLanes / 2>((sums[0] + sums[1]) + (sums[2] + sums[3]));
   for (; i < k; ++i) sum += x[i] * w[i];
   return sum;
@@ -86,11 +76,11 @@ void multiply_tile(const FewRowsProblem& p, const float* w, const float* x, floa
   for (; i + kVectorLanes <= p.k; i += kVectorLanes) {
     Vector operand[kX];
 #pragma GCC unroll 4
-    for (int t = 0; t < kX; ++t) operand[t] = load(x + t * p.x_stride + i);
+    for (int t = 0; t < kX; ++t) operand[t] = at(x + t * p.x_stride + i);
 #pragma GCC unroll 4
     for (int r = 0; r < kW; ++r) {
       __builtin_prefetch(w + (r + kW) * p.w_stride + i, 0, 2);
-      const Vector factor = load(w + r * p.w_stride + i);
+      const Vector factor = at(w + r * p.w_stride + i);
 #pragma GCC unroll 4
       for (int t = 0; t < kX; ++t) sums[r][t] += operand[t] * factor;
     }
@@ -149,10 +139,10 @@ void sum_columns(const float* x, const float* w, std::int64_t stride, float* y, 
     const Vector factor = Vector{} + x[i];
 #pragma GCC unroll 8
     for (std::int64_t v = 0; v < kColumnVectors; ++v)
-      sums[v] += factor * load(row + v * kVectorLanes);
+      sums[v] += factor * at(row + v * kVectorLanes);
   }
   for (std::int64_t v = 0; v < kColumnVectors; ++v) {
-    Vector& out = *reinterpret_cast<Vector*>(y + v * kVectorLanes);
+    Vector& out = at(y + v * kVectorLanes);
     out = accumulate ? out + sums[v] : sums[v];
   }
 }

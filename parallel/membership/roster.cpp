@@ -50,7 +50,7 @@ std::size_t Roster::index_of(Slot slot) const {
   if (slot.replica < 0 || slot.replica >= num_replicas_ || slot.stage < 0 ||
       slot.stage >= num_stages_) {
     throw std::invalid_argument(fmt::format("roster: there is no {} among {} replicas x {} stages",
-                                            chaski::to_string(slot), num_replicas_, num_stages_));
+                                            to_string(slot), num_replicas_, num_stages_));
   }
   return static_cast<std::size_t>(slot.stage) * static_cast<std::size_t>(num_replicas_) +
          static_cast<std::size_t>(slot.replica);
@@ -151,18 +151,6 @@ Roster Roster::with_takeover(int dead, int by) const {
   std::replace(next.hosts_.begin(), next.hosts_.end(), dead, by);
   next.live_.erase(std::find(next.live_.begin(), next.live_.end(), dead));
   return next;
-}
-
-std::string Roster::to_string() const {
-  std::string text;
-  for (int stage = 0; stage < num_stages_; ++stage) {
-    text += fmt::format("{}stage {}:", stage == 0 ? "" : "\n", stage);
-    for (const Slot slot : replicas_of(stage)) {
-      text += fmt::format(" replica {} on process {}{}", slot.replica, process_of(slot),
-                          slot.replica + 1 < num_replicas_ ? "," : "");
-    }
-  }
-  return text;
 }
 
 }  // namespace chaski

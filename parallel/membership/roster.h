@@ -79,7 +79,6 @@ class Roster {
   // Throws std::invalid_argument when one of them is not live or both are the same.
   Roster with_takeover(int dead, int by) const;
 
-  std::string to_string() const;  // one line per stage
   bool operator==(const Roster&) const = default;
 
  private:

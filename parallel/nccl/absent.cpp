@@ -22,8 +22,8 @@ std::string nccl_version() {
   refuse();
 }
 
-std::unique_ptr<GradientExchange> create_nccl_exchange(Communicator&, std::vector<int>, int,
-                                                       Device&) {
+std::unique_ptr<GradientExchange> create_nccl_exchange(Communicator&, const std::vector<int>&, int,
+                                                       Device&, std::vector<Tensor>) {
   refuse();
 }
 

@@ -1,7 +1,6 @@
 #include "parallel/nccl/group.h"
 
 #include <algorithm>
-#include <cstring>
 #include <fmt/format.h>
 #include <future>
 #include <memory>
@@ -43,6 +42,22 @@ ncclUniqueId make_id() {
   throw std::runtime_error(fmt::format(
       "NCCL: starting failed: {}\nhint: NCCL_DEBUG=WARN in the environment makes NCCL say more",
       library().GetLastError(nullptr)));
+}
+
+// The first of the ranks makes up the id by which they join and tells the others.
+ncclUniqueId agree_on_id(Communicator& communicator, const std::vector<int>& ranks, int tag) {
+  ncclUniqueId id{};
+  std::vector<Request> requests;  // of `id`, and so given up before it goes
+  if (communicator.rank() == ranks.front()) {
+    id = make_id();
+    for (std::size_t i = 1; i < ranks.size(); ++i) {
+      requests.push_back(communicator.isend(&id, sizeof id, ranks[i], tag));
+    }
+  } else {
+    requests.push_back(communicator.irecv(&id, sizeof id, ranks.front(), tag));
+  }
+  for (Request& request : requests) communicator.wait(request);
+  return id;
 }
 
 // In a thread of its own, which NCCL may hold up for ever when the GPU or the network has failed.
@@ -98,8 +113,7 @@ Group::Group(Communicator& communicator, Device& device, const GroupOptions& opt
     : communicator_(communicator),
       device_(device),
       options_(options),
-      position_(position_in(options.ranks, communicator.rank())),
-      rendezvous_(communicator, options.ranks, options.tag) {
+      position_(position_in(options.ranks, communicator.rank())) {
   cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
 }
 
@@ -109,9 +123,8 @@ Group::~Group() {
 }
 
 void Group::connect(const std::function<void()>& trial) {
-  if (stuck_) throw std::runtime_error(stuck_text());
   try {
-    if (nccl_ == nullptr) join();
+    join();
     follow_device();  // which may still use the memory of the trial for what was there before
     trial();
     Event done;
@@ -124,15 +137,7 @@ void Group::connect(const std::function<void()>& trial) {
 }
 
 void Group::join() {
-  ncclUniqueId id{};
-  static_assert(sizeof id == sizeof(Rendezvous::Subject));
-  const Rendezvous::Subject subject = rendezvous_.agree([] {
-    const ncclUniqueId made = make_id();
-    Rendezvous::Subject bytes{};
-    std::memcpy(bytes.data(), &made, sizeof made);
-    return bytes;
-  });
-  std::memcpy(&id, subject.data(), sizeof id);
+  const ncclUniqueId id = agree_on_id(communicator_, options_.ranks, options_.tag);
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   if (options_.max_blocks > 0) config.maxCTAs = options_.max_blocks;
@@ -231,8 +236,8 @@ void Group::abort() noexcept {
   if (nccl_ == nullptr) return;
   const Deadline deadline = std::chrono::steady_clock::now() + options_.abort_limit;
   // What was queued waits for nobody any more then, but it may still write.
-  stuck_ = !aborts_by(deadline, std::exchange(nccl_, nullptr)) || !ends_by(deadline, stream_);
-  if (stuck_) options_.on_stuck ? options_.on_stuck(stuck_text()) : end_process(stuck_text());
+  if (aborts_by(deadline, std::exchange(nccl_, nullptr)) && ends_by(deadline, stream_)) return;
+  options_.on_stuck ? options_.on_stuck(stuck_text()) : end_process(stuck_text());
 }
 
 void Group::leave() noexcept {

@@ -11,7 +11,6 @@
 #include "kernels/device/device.h"
 #include "kernels/device/tensor.h"
 #include "parallel/mpi/communicator.h"
-#include "parallel/nccl/rendezvous.h"
 
 namespace chaski::nccl {
 
@@ -34,7 +33,7 @@ class Event {
 
 struct GroupOptions {
   std::vector<int> ranks;  // ascending, this process among them
-  int tag = 0;             // of the message by which the group meets
+  int tag = 0;             // of the messages by which the group meets
   std::string purpose;     // "the gradients of stage 0"
   int max_blocks = 0;      // of the GPU that a kernel of NCCL may take; 0: as it likes
   // How long what was given up may take to end, and what is done with a process where it does not,
@@ -58,13 +57,12 @@ class Group {
   Group& operator=(const Group&) = delete;
 
   int size() const { return static_cast<int>(options_.ranks.size()); }
-  bool is_connected() const { return nccl_ != nullptr; }
   cudaStream_t stream() const { return stream_; }
 
-  // Meets the others, who must all call it, where that has not been done, and exchanges by `trial`
-  // what it queues, whose content does not matter. NCCL joins processes to send to each other, or
-  // to sum in one of its ways, when they first do so, each call waiting for the other sides': here
-  // everybody is at the same place. Throws PeerFailure, or std::runtime_error with NCCL's own text.
+  // Meets the others, who must all call it, once, and exchanges by `trial` what it queues, whose
+  // content does not matter. NCCL joins processes to send to each other, or to sum in one of its
+  // ways, when they first do so, each call waiting for the other sides': here everybody is at the
+  // same place. Throws PeerFailure, or std::runtime_error with NCCL's own text.
   void connect(const std::function<void()>& trial);
 
   // These queue on stream(), in the same order on all processes, and return when the work is
@@ -80,8 +78,8 @@ class Group {
   // Throws what has gone wrong meanwhile.
   void check_health();
 
-  // Ends all that is in flight; connect() meets anew, once all have given up, however often each
-  // has called this. See GroupOptions::on_stuck for where the GPU does not end it.
+  // Ends all that is in flight, and the group. See GroupOptions::on_stuck for where the GPU does
+  // not end it.
   void abort() noexcept;
 
  private:
@@ -97,12 +95,10 @@ class Group {
   Device& device_;
   GroupOptions options_;
   int position_;  // of this process
-  Rendezvous rendezvous_;
   ncclComm_t nccl_ = nullptr;
   cudaStream_t stream_ = nullptr;
   Event device_place_;
   int polls_ = 0;
-  bool stuck_ = false;  // what was given up did not end
 };
 
 }  // namespace chaski::nccl

@@ -7,7 +7,7 @@
 #include "kernels/device/device.h"
 #include "parallel/mpi/communicator.h"
 
-// What moves tensors between GPUs. nccl_absent.cpp stands in where the program is built without it.
+// What moves tensors between GPUs. absent.cpp stands in where the program is built without it.
 namespace chaski {
 
 class GradientExchange;
@@ -21,8 +21,8 @@ std::string nccl_version();
 // As create_gradient_exchange and open_channel, for tensors of a GPU. Throw std::invalid_argument
 // without NCCL.
 std::unique_ptr<GradientExchange> create_nccl_exchange(Communicator& communicator,
-                                                       std::vector<int> ranks, int stage,
-                                                       Device& device);
+                                                       const std::vector<int>& ranks, int stage,
+                                                       Device& device, std::vector<Tensor> tensors);
 std::unique_ptr<TensorChannel> open_nccl_channel(Communicator& communicator, Device& device,
                                                  const ChannelEnd& end);
 

@@ -30,8 +30,7 @@ std::vector<Buffer> allocate(Device& device, const LinkOptions& options, int cou
 
 SendLink::SendLink(Communicator& communicator, Device& device, const LinkOptions& options,
                    int in_flight, int copies)
-    : tag_(options.tag),
-      num_places_(copies > 0 ? copies : in_flight),
+    : num_places_(copies > 0 ? copies : in_flight),
       copies_(allocate(device, options, copies)),
       channel_(open_channel(communicator, device,
                             {Direction::send, options.peer, options.tag, num_places_})) {}
@@ -57,8 +56,7 @@ void SendLink::finish() {
 
 ReceiveLink::ReceiveLink(Communicator& communicator, Device& device, const LinkOptions& options,
                          int num_buffers)
-    : tag_(options.tag),
-      buffers_(allocate(device, options, num_buffers)),
+    : buffers_(allocate(device, options, num_buffers)),
       channel_(open_channel(communicator, device,
                             {Direction::receive, options.peer, options.tag, num_buffers})) {}
 

@@ -12,7 +12,7 @@ namespace chaski {
 
 // The two ends of a stream of [T, hidden_size] tensors between two slots of the roster, one tensor
 // per micro-batch in ascending order: activations forward or gradients backward. What travels is
-// decided here alone, how by the channel.
+// decided here alone, how by the channel; they are made as channels are opened (open_channel).
 
 struct LinkOptions {
   int peer = -1;  // rank of the other end
@@ -29,9 +29,6 @@ class SendLink {
   SendLink(Communicator& communicator, Device& device, const LinkOptions& options, int in_flight,
            int copies);
 
-  int tag() const { return tag_; }
-  // As TensorChannel::connect.
-  void connect() { channel_->connect(); }
   void send(int micro_batch, const Tensor& tensor);
   // Waits until the tensor of micro-batch m has left, e.g. before its memory is written again.
   void reclaim(int micro_batch);
@@ -40,7 +37,6 @@ class SendLink {
   void abort() noexcept { channel_->abort(); }
 
  private:
-  int tag_;
   int num_places_;
   std::vector<Buffer> copies_;
   std::unique_ptr<TensorChannel> channel_;
@@ -53,9 +49,6 @@ class ReceiveLink {
   ReceiveLink(Communicator& communicator, Device& device, const LinkOptions& options,
               int num_buffers);
 
-  int tag() const { return tag_; }
-  // As TensorChannel::connect.
-  void connect() { channel_->connect(); }
   // `shapes` of the step's tensors by micro-batch; posts the first receives.
   void begin(const std::vector<Shape>& shapes);
   // Waits for micro-batch m; the tensor is valid until release(m).
@@ -69,7 +62,6 @@ class ReceiveLink {
   int place_of(int micro_batch) const { return micro_batch % static_cast<int>(buffers_.size()); }
   Tensor target(int micro_batch) const;
 
-  int tag_;
   std::vector<Buffer> buffers_;
   std::unique_ptr<TensorChannel> channel_;
   std::vector<Shape> shapes_;

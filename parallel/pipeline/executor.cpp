@@ -80,8 +80,10 @@ struct PipelineExecutor::Implementation {
           max_in_flight(kind, hosted[i].slot.stage, roster.num_stages(), num_micro_batches);
     }
     share_out_stashes();
-    for (HostedPipeline& pipeline : pipelines) create_links(pipeline, roster);
-    connect_links();
+    std::map<int, std::function<void()>> openers;  // by tag
+    for (HostedPipeline& pipeline : pipelines) plan_links(pipeline, roster, openers);
+    // In one order on all processes: nobody waits for one who waits for him.
+    for (const auto& [tag, open] : openers) open();
     find_last_backward_passes();
   }
 
@@ -110,63 +112,45 @@ struct PipelineExecutor::Implementation {
     return wait();
   }
 
-  void create_links(HostedPipeline& pipeline, const Roster& roster) {
+  void plan_links(HostedPipeline& pipeline, const Roster& roster,
+                  std::map<int, std::function<void()>>& openers) {
     const auto in_flight = static_cast<std::size_t>(pipeline.in_flight);
     pipeline.inputs.resize(in_flight);
     pipeline.outputs.resize(in_flight);
     pipeline.output_gradients.resize(in_flight);
     const StageOptions& options = pipeline.stage().options();
-    LinkOptions link;
-    link.dtype = pipeline.stage().parameters().types().compute;
-    link.largest = {options.micro_batch * options.sequence_length,
-                    pipeline.stage().config().hidden_size};
-    const auto to = [&](Slot neighbour, int tag) {
-      link.peer = roster.rank_of(neighbour);
-      link.tag = tag;
-      return link;
-    };
+    const DType dtype = pipeline.stage().parameters().types().compute;
+    const Shape largest{options.micro_batch * options.sequence_length,
+                        pipeline.stage().config().hidden_size};
     Device& device = pipeline.stage().parameters().device();
+    const auto plan = [&](auto& link, Slot neighbour, int tag, auto... buffers) {
+      const LinkOptions ends{roster.rank_of(neighbour), tag, dtype, largest};
+      openers[tag] = [this, &link, &device, ends, buffers...] {
+        link.emplace(communicator, device, ends, buffers...);
+      };
+    };
     const Slot slot = pipeline.hosted.slot;
     if (const auto previous = roster.previous_stage(slot)) {
       pipeline.previous = pipeline_of(*previous);
       if (pipeline.previous == nullptr) {
-        pipeline.activations_in.emplace(communicator, device,
-                                        to(*previous, activation_tag(roster, *previous)),
-                                        kMessageBuffers);
-        pipeline.gradients_out.emplace(communicator, device,
-                                       to(*previous, gradient_tag(roster, slot)), kMessageBuffers,
-                                       kMessageBuffers);
+        plan(pipeline.activations_in, *previous, activation_tag(roster, *previous),
+             kMessageBuffers);
+        plan(pipeline.gradients_out, *previous, gradient_tag(roster, slot), kMessageBuffers,
+             kMessageBuffers);
       }
     }
     if (const auto next = roster.next_stage(slot)) {
       pipeline.next = pipeline_of(*next);
       if (pipeline.next == nullptr) {
-        pipeline.activations_out.emplace(
-            communicator, device, to(*next, activation_tag(roster, slot)), pipeline.in_flight, 0);
-        pipeline.gradients_in.emplace(communicator, device, to(*next, gradient_tag(roster, *next)),
-                                      kMessageBuffers);
+        plan(pipeline.activations_out, *next, activation_tag(roster, slot), pipeline.in_flight, 0);
+        plan(pipeline.gradients_in, *next, gradient_tag(roster, *next), kMessageBuffers);
       } else {
         for (int i = 0; i < pipeline.in_flight; ++i) {
           pipeline.local_gradients.push_back(
-              device.allocate(link.dtype, link.largest, MemoryCategory::communication));
+              device.allocate(dtype, largest, MemoryCategory::communication));
         }
       }
     }
-  }
-
-  // In one order on all processes: nobody waits for one who waits for him.
-  void connect_links() {
-    std::map<int, std::function<void()>> by_tag;
-    const auto add = [&](auto& link) {
-      if (link) by_tag[link->tag()] = [&link] { link->connect(); };
-    };
-    for (HostedPipeline& pipeline : pipelines) {
-      add(pipeline.activations_in);
-      add(pipeline.gradients_in);
-      add(pipeline.activations_out);
-      add(pipeline.gradients_out);
-    }
-    for (const auto& [tag, connect] : by_tag) connect();
   }
 
   HostedPipeline* pipeline_of(Slot slot) {
@@ -268,9 +252,8 @@ struct PipelineExecutor::Implementation {
   }
 
   void begin_result() {
-    take_loss_totals();  // of a step that was given up
+    take_loss_totals();  // of a step that was given up, perhaps by another executor
     result = {};
-    connect_links();  // anew after such a step
   }
 
   PipelineResult run_step(const BatchSource& source, float gradient_scale) {

@@ -54,7 +54,7 @@ class PipelineExecutor {
   PipelineResult evaluate(const BatchSource& source, int num_micro_batches);
 
   // Drops what is in flight after a failed step, or, where a peer hangs, ends the process.
-  // Destroying the executor does the same.
+  // Destroying the executor does the same, and is all that may be done with it afterwards.
   void abort() noexcept;
 
  private:

@@ -34,12 +34,9 @@ class NcclChannel final : public TensorChannel {
       : device_(device),
         end_(end),
         group_(communicator, device, group_options(communicator.rank(), end)),
-        transfers_(static_cast<std::size_t>(end.num_places)) {}
-
-  // One number is enough: NCCL opens all that a sender and a receiver need when they first meet,
-  // whatever the size.
-  void connect() override {
-    if (group_.is_connected()) return;
+        transfers_(static_cast<std::size_t>(end.num_places)) {
+    // One number is enough: NCCL opens all that a sender and a receiver need when they first meet,
+    // whatever the size.
     Workspace::Frame frame(device_);
     const Tensor trial = frame.f32({1});
     group_.connect([&] {

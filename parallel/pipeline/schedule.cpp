@@ -90,15 +90,4 @@ std::vector<SlotProgram> stage_programs(ScheduleKind kind, int num_stages, int n
   return programs;
 }
 
-std::string to_string(const SlotProgram& program) {
-  std::string text;
-  for (const Instruction& instruction : program) {
-    const bool forward = instruction.action == Action::forward;
-    if (!forward && instruction.action != Action::backward) continue;
-    text += fmt::format("{}{}{}", text.empty() ? "" : " ", forward ? 'F' : 'B',
-                        instruction.micro_batch);
-  }
-  return text;
-}
-
 }  // namespace chaski

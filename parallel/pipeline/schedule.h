@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <string>
 #include <vector>
 
 #include "parallel/membership/roster.h"
@@ -49,20 +47,9 @@ struct SlotInstruction {
 };
 using ProcessProgram = std::vector<SlotInstruction>;
 
-// When an instruction computes, from the start of the step.
-struct ComputeSpan {
-  Slot slot;
-  Instruction instruction;
-  double begin = 0;
-  double end = 0;
-};
-
 struct Simulation {
   // By rank of the live processes, in the order in which each executes them.
   std::vector<ProcessProgram> programs;
-  std::vector<std::vector<ComputeSpan>> spans;  // likewise
-  std::vector<double> idle;                     // by rank: makespan minus time spent computing
-  std::vector<int> peak_in_flight;              // by stage · replicas + replica
   double makespan = 0;
 };
 
@@ -79,7 +66,5 @@ std::vector<SlotProgram> stage_programs(ScheduleKind kind, int num_stages, int n
 // What the process of `rank` executes in a step: its part of the simulation of all slots.
 ProcessProgram process_program(const Roster& roster, ScheduleKind kind, int num_micro_batches,
                                int rank);
-
-std::string to_string(const SlotProgram& program);  // "F0 F1 B0 F2 B1 B2", messages left out
 
 }  // namespace chaski

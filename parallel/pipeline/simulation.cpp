@@ -25,8 +25,6 @@ struct SlotState {
   // previous one), and when it was received; negative: not yet.
   std::vector<double> sent_activation, sent_gradient, received_activation, received_gradient;
   std::vector<bool> forward_done, backward_done;
-  int in_flight = 0;
-  int peak = 0;
 
   bool finished() const { return next == program->size(); }
 };
@@ -53,9 +51,7 @@ class Simulator {
     }
     const std::size_t live = roster.live_processes().size();
     result_.programs.resize(live);
-    result_.spans.resize(live);
     clock_.resize(live, 0.0);
-    busy_.resize(live, 0.0);
     last_computed_.resize(live, -1);
   }
 
@@ -69,8 +65,6 @@ class Simulator {
     }
     for (const SlotState& state : states_) check_finished(state);
     result_.makespan = *std::max_element(clock_.begin(), clock_.end());
-    for (const double busy : busy_) result_.idle.push_back(result_.makespan - busy);
-    for (const SlotState& state : states_) result_.peak_in_flight.push_back(state.peak);
     return std::move(result_);
   }
 
@@ -184,8 +178,6 @@ class Simulator {
           computed = true;
           clock_[rank] = start + (instruction.action == Action::forward ? forward_seconds_
                                                                         : backward_seconds_);
-          busy_[rank] += clock_[rank] - start;
-          result_.spans[rank].push_back({state.slot, instruction, start, clock_[rank]});
           last_computed_[rank] = index;
           break;
       }
@@ -202,14 +194,12 @@ class Simulator {
       require(state, !state.forward_done[m] && (first || state.received_activation[m] >= 0),
               instruction);
       state.forward_done[m] = true;
-      state.peak = std::max(state.peak, ++state.in_flight);
     } else {
       require(state,
               state.forward_done[m] && !state.backward_done[m] &&
                   (last || state.received_gradient[m] >= 0),
               instruction);
       state.backward_done[m] = true;
-      --state.in_flight;
     }
   }
 
@@ -261,7 +251,6 @@ class Simulator {
   double backward_seconds_;
   std::vector<SlotState> states_;   // by stage · replicas + place
   std::vector<double> clock_;       // by rank
-  std::vector<double> busy_;        // by rank
   std::vector<int> last_computed_;  // by rank: index of a state
   Simulation result_;
 };

@@ -14,8 +14,6 @@ class MessageChannel final : public TensorChannel {
         end_(end),
         requests_(static_cast<std::size_t>(end.num_places)) {}
 
-  void connect() override {}
-
   void start(int place, const Tensor& tensor) override {
     requests_[static_cast<std::size_t>(place)] =
         end_.direction == Direction::send ? communicator_.isend(tensor, end_.peer, end_.tag)

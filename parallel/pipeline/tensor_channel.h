@@ -25,9 +25,6 @@ class TensorChannel {
  public:
   virtual ~TensorChannel() = default;
 
-  // Joins the ends; to be called on both before the first tensor and after abort(). May wait for
-  // the other end: who has several calls them in ascending order of their tags. Throws PeerFailure.
-  virtual void connect() = 0;
   // Begins to send or to receive a tensor, whose memory must be left alone until wait(place). The
   // place must be free: never used, or waited for. What is queued on the device may still write
   // what is sent, or read what was there before what is received.
@@ -37,10 +34,12 @@ class TensorChannel {
   // where the place is free. Throws PeerFailure.
   virtual void wait(int place) = 0;
   // Gives up what is on its way and ends it, or, where a peer or the device hangs, the process.
-  // Destroying the channel does the same.
+  // Destroying the channel does the same, and is all that may be done with it afterwards.
   virtual void abort() noexcept = 0;
 };
 
+// Joins the ends. May wait for the other one: who has several opens them in ascending order of
+// their tags. Throws PeerFailure.
 std::unique_ptr<TensorChannel> open_channel(Communicator& communicator, Device& device,
                                             const ChannelEnd& end);
 

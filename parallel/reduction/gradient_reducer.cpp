@@ -24,26 +24,26 @@ constexpr std::int64_t kNoBucket = -1;
 }  // namespace
 
 struct GradientReducer::Implementation {
-  Implementation(Communicator& communicator, std::vector<int> ranks, int stage,
+  Implementation(Communicator& communicator, const std::vector<int>& ranks, int stage,
                  ParameterSet& parameters, const GradientReducerOptions& options)
-      : parameters(parameters), options(options) {
+      : parameters(parameters) {
     if (options.bucket_bytes < 1 || options.min_buckets < 1 || options.min_buckets > kMaxBuckets) {
       throw std::invalid_argument(fmt::format(
           "gradient reduction: bucket_bytes = {}, min_buckets = {}; allowed: at least 1, "
           "1 to {}",
           options.bucket_bytes, options.min_buckets, kMaxBuckets));
     }
-    if (ranks.size() > 1) {
-      exchange =
-          create_gradient_exchange(communicator, std::move(ranks), stage, parameters.device());
-    }
-    rebuild();
+    if (ranks.size() < 2) return;
+    lay_buckets(options);
+    std::vector<Tensor> tensors;
+    for (const Bucket& bucket : buckets) tensors.push_back(bucket.gradients);
+    exchange = create_gradient_exchange(communicator, ranks, stage, parameters.device(),
+                                        std::move(tensors));
+    reset();
   }
 
-  void rebuild() {
-    buckets.clear();
+  void lay_buckets(const GradientReducerOptions& options) {
     bucket_of.assign(static_cast<std::size_t>(parameters.size()), kNoBucket);
-    if (!exchange) return;
     std::int64_t total = 0;
     for (const Parameter& parameter : parameters) total += parameter.gradient.num_bytes();
     const std::int64_t bytes = std::max(std::min(options.bucket_bytes, total / options.min_buckets),
@@ -63,10 +63,6 @@ struct GradientReducer::Implementation {
       if (size > 0) add_bucket(first, last);
       last = first - 1;
     }
-    std::vector<Tensor> tensors;
-    for (const Bucket& bucket : buckets) tensors.push_back(bucket.gradients);
-    exchange->plan(tensors);
-    reset();
   }
 
   // Parameters [first, last] with what lies between them; frozen ones have no gradient.
@@ -133,7 +129,6 @@ struct GradientReducer::Implementation {
   }
 
   ParameterSet& parameters;
-  GradientReducerOptions options;
   std::unique_ptr<GradientExchange> exchange;  // none with one rank
   std::vector<Bucket> buckets;                 // in the order in which they are started
   std::vector<std::int64_t> bucket_of;         // by parameter
@@ -142,20 +137,13 @@ struct GradientReducer::Implementation {
   double wait_seconds = 0;
 };
 
-GradientReducer::GradientReducer(Communicator& communicator, std::vector<int> ranks, int stage,
-                                 ParameterSet& parameters, const GradientReducerOptions& options)
-    : implementation_(std::make_unique<Implementation>(communicator, std::move(ranks), stage,
-                                                       parameters, options)) {}
+GradientReducer::GradientReducer(Communicator& communicator, const std::vector<int>& ranks,
+                                 int stage, ParameterSet& parameters,
+                                 const GradientReducerOptions& options)
+    : implementation_(
+          std::make_unique<Implementation>(communicator, ranks, stage, parameters, options)) {}
 
 GradientReducer::~GradientReducer() = default;
-
-void GradientReducer::rebuild() {
-  implementation_->rebuild();
-}
-
-void GradientReducer::connect() {
-  if (implementation_->exchange) implementation_->exchange->connect();
-}
 
 void GradientReducer::gradients_ready(std::int64_t first, std::int64_t count) {
   if (implementation_->exchange) implementation_->ready(first, count);
@@ -166,9 +154,7 @@ void GradientReducer::finish() {
 }
 
 void GradientReducer::abort() noexcept {
-  if (!implementation_->exchange) return;
-  implementation_->exchange->abort();
-  implementation_->reset();
+  if (implementation_->exchange) implementation_->exchange->abort();
 }
 
 std::int64_t GradientReducer::num_buckets() const {

@@ -29,19 +29,13 @@ class GradientReducer : public GradientListener {
   static constexpr int kMaxBuckets = 256;
 
   // `ranks`: as Roster::ranks_of_stage, this process among them. `stage` keeps the messages of
-  // different stages apart. With one rank nothing is ever sent. On GPUs as connect(). Throws
-  // std::invalid_argument where the program lacks NCCL.
-  GradientReducer(Communicator& communicator, std::vector<int> ranks, int stage,
+  // different stages apart. With one rank nothing is ever sent. For the gradients that there are,
+  // the same on all ranks, until others are allocated. On GPUs all ranks must make theirs at a
+  // time, and gradients are undefined after it until zeroed. Throws std::invalid_argument where the
+  // program lacks NCCL.
+  GradientReducer(Communicator& communicator, const std::vector<int>& ranks, int stage,
                   ParameterSet& parameters, const GradientReducerOptions& options = {});
   ~GradientReducer() override;
-
-  // Lays the buckets anew, after gradients were (re)allocated, i.e. other parameters are frozen.
-  // All ranks must have the same ones. On GPUs as connect().
-  void rebuild();
-  // To be called by all ranks before gradients are accumulated for the first time after abort(); at
-  // once otherwise. On GPUs all ranks must call it at a time, and gradients are undefined after it
-  // until zeroed.
-  void connect();
 
   // Parameters [first, first + count) will not change any more; starts buckets that are complete
   // and moves what is in flight. Throws PeerFailure.
@@ -50,7 +44,8 @@ class GradientReducer : public GradientListener {
   // ranks. Throws PeerFailure.
   void finish();
   // Forgets the step: ends what is in flight, or, where a peer hangs, the process. Gradients are
-  // undefined until zeroed. Destroying the reducer does the same.
+  // undefined until zeroed. Destroying the reducer does the same, and is all that may be done with
+  // it afterwards.
   void abort() noexcept;
 
   std::int64_t num_buckets() const;

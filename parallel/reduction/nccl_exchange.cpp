@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <set>
-#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -16,9 +15,9 @@
 namespace chaski {
 namespace {
 
-nccl::GroupOptions group_options(std::vector<int> ranks, int stage) {
+nccl::GroupOptions group_options(const std::vector<int>& ranks, int stage) {
   nccl::GroupOptions options;
-  options.ranks = std::move(ranks);
+  options.ranks = ranks;
   options.tag = reduce_scatter_tag(stage);
   options.purpose = fmt::format("the gradients of stage {}", stage);
   return options;
@@ -26,22 +25,14 @@ nccl::GroupOptions group_options(std::vector<int> ranks, int stage) {
 
 class NcclExchange final : public GradientExchange {
  public:
-  NcclExchange(Communicator& communicator, const std::vector<int>& ranks, int stage, Device& device)
-      : group_(communicator, device, group_options(ranks, stage)) {}
-
-  void plan(std::span<const Tensor> tensors) override {
-    tensors_.assign(tensors.begin(), tensors.end());
-    num_started_ = 0;
-    try_sizes();
-  }
-
-  void connect() override {
-    if (!group_.is_connected()) try_sizes();
+  NcclExchange(Communicator& communicator, const std::vector<int>& ranks, int stage, Device& device,
+               std::vector<Tensor> tensors)
+      : group_(communicator, device, group_options(ranks, stage)), tensors_(std::move(tensors)) {
+    group_.connect([this] { try_sizes(); });
   }
 
   void start(std::int64_t count) override {
     if (count <= num_started_) return;
-    if (!group_.is_connected()) throw std::logic_error("gradients are sent before connect()");
     group_.follow_device();
     for (; num_started_ < count; ++num_started_) {
       group_.all_reduce_sum(tensors_[static_cast<std::size_t>(num_started_)]);
@@ -56,10 +47,7 @@ class NcclExchange final : public GradientExchange {
     num_started_ = 0;
   }
 
-  void abort() noexcept override {
-    group_.abort();
-    num_started_ = 0;
-  }
+  void abort() noexcept override { group_.abort(); }
 
   // Of a ring, as NCCL would by default.
   std::int64_t bytes_per_round() const override {
@@ -72,30 +60,27 @@ class NcclExchange final : public GradientExchange {
   // NCCL chooses by type and size how to sum, and opens what a way of summing needs when it first
   // takes it (NCCL_RUNTIME_CONNECT). So each size is summed once while no backward pass runs.
   void try_sizes() {
-    if (!group_.is_connected()) tried_.clear();
-    std::vector<Tensor> trials;
+    std::set<std::pair<DType, std::int64_t>> tried;
     for (const Tensor& tensor : tensors_) {
-      if (tried_.emplace(tensor.dtype(), tensor.num_elements()).second) trials.push_back(tensor);
+      if (tried.emplace(tensor.dtype(), tensor.num_elements()).second) {
+        group_.all_reduce_sum(tensor);
+      }
     }
-    if (group_.is_connected() && trials.empty()) return;
-    group_.connect([&] {
-      for (const Tensor& trial : trials) group_.all_reduce_sum(trial);
-    });
   }
 
   nccl::Group group_;
   nccl::Event done_;
   std::vector<Tensor> tensors_;
-  std::set<std::pair<DType, std::int64_t>> tried_;  // since the group is connected
   std::int64_t num_started_ = 0;
 };
 
 }  // namespace
 
 std::unique_ptr<GradientExchange> create_nccl_exchange(Communicator& communicator,
-                                                       std::vector<int> ranks, int stage,
-                                                       Device& device) {
-  return std::make_unique<NcclExchange>(communicator, ranks, stage, device);
+                                                       const std::vector<int>& ranks, int stage,
+                                                       Device& device,
+                                                       std::vector<Tensor> tensors) {
+  return std::make_unique<NcclExchange>(communicator, ranks, stage, device, std::move(tensors));
 }
 
 }  // namespace chaski

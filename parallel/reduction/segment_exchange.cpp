@@ -19,8 +19,8 @@ std::int64_t segment_size(std::size_t group_size) {
 
 }  // namespace
 
-SegmentExchange::SegmentExchange(Communicator& communicator, std::vector<int> ranks, int stage,
-                                 Device& device)
+SegmentExchange::SegmentExchange(Communicator& communicator, const std::vector<int>& ranks,
+                                 int stage, Device& device, const std::vector<Tensor>& tensors)
     : communicator_(communicator),
       device_(device),
       stage_(stage),
@@ -35,14 +35,14 @@ SegmentExchange::SegmentExchange(Communicator& communicator, std::vector<int> ra
     peers_[i].rank = ranks[peers_[i].position];
     peers_[i].incoming = buffer_.tensor().rows(static_cast<std::int64_t>(i), 1);
   }
+  cut_into_segments(tensors);
 }
 
-void SegmentExchange::plan(std::span<const Tensor> tensors) {
+void SegmentExchange::cut_into_segments(const std::vector<Tensor>& tensors) {
   const std::int64_t group = std::ssize(peers_) + 1;
   constexpr std::int64_t kAlignment = Device::kAlignment / static_cast<std::int64_t>(sizeof(float));
-  segments_.assign(static_cast<std::size_t>(group), {});
-  tensor_begin_.assign(static_cast<std::size_t>(group), {});
-  bytes_per_round_ = 0;
+  segments_.resize(static_cast<std::size_t>(group));
+  tensor_begin_.resize(static_cast<std::size_t>(group));
   for (const Tensor& tensor : tensors) {
     const std::int64_t count = tensor.num_elements();
     const std::int64_t piece = round_up(divide_up(count, group), kAlignment);
@@ -60,7 +60,6 @@ void SegmentExchange::plan(std::span<const Tensor> tensors) {
   for (std::size_t owner = 0; owner < segments_.size(); ++owner) {
     tensor_begin_[owner].push_back(std::ssize(segments_[owner]));
   }
-  reset();
 }
 
 void SegmentExchange::reset() {
@@ -190,7 +189,6 @@ void SegmentExchange::abort() noexcept {
       for (Request& request : channel->requests) request.give_up();
     }
   }
-  reset();
 }
 
 }  // namespace chaski

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "kernels/device/device.h"
@@ -22,9 +21,9 @@ namespace chaski {
 class SegmentExchange final : public GradientExchange {
  public:
   // As create_gradient_exchange.
-  SegmentExchange(Communicator& communicator, std::vector<int> ranks, int stage, Device& device);
+  SegmentExchange(Communicator& communicator, const std::vector<int>& ranks, int stage,
+                  Device& device, const std::vector<Tensor>& tensors);
 
-  void plan(std::span<const Tensor> tensors) override;
   void start(std::int64_t count) override;
   void advance() override { move(); }
   void finish() override;
@@ -57,6 +56,7 @@ class SegmentExchange final : public GradientExchange {
     Tensor incoming;           // [kWindow · segment]
   };
 
+  void cut_into_segments(const std::vector<Tensor>& tensors);
   bool move();  // whether something moved
   void move_parts(Peer& peer);
   void sum_segments();

@@ -59,6 +59,14 @@ class GpuReduction : public Gpu {
     reducer_ = std::make_unique<GradientReducer>(communicator_, all_ranks(), 0, parameters_);
   }
 
+  // Gives up the round and begins anew, as after a failure: on another communicator.
+  void begin_anew() {
+    reducer_->abort();
+    reducer_.reset();
+    fresh_ = std::make_unique<Communicator>(mpi_session());
+    reducer_ = std::make_unique<GradientReducer>(*fresh_, all_ranks(), 0, parameters_);
+  }
+
   // A backward pass; every element of parameter i becomes (rank + 1) · (i + 1).
   void run_passes(int first) {
     for (int i = kParameters - 1; i >= first; --i) {
@@ -92,6 +100,7 @@ class GpuReduction : public Gpu {
   }
 
   ParameterSet parameters_;
+  std::unique_ptr<Communicator> fresh_;
   std::unique_ptr<GradientReducer> reducer_;
 };
 
@@ -114,13 +123,12 @@ TEST_F(GpuReduction, MayBeMadeAnewBetweenSteps) {
   run_passes(0);
   expect_sums();
   const MemoryUsage before = device_->memory();
-  std::unique_ptr<Communicator> another;
   for (int step = 0; step < 4; ++step) {
     run_passes(0);
     expect_sums();
     reducer_.reset();
-    if (step % 2 == 1) another = std::make_unique<Communicator>(mpi_session());
-    reducer_ = std::make_unique<GradientReducer>(another ? *another : communicator_, all_ranks(), 0,
+    if (step % 2 == 1) fresh_ = std::make_unique<Communicator>(mpi_session());
+    reducer_ = std::make_unique<GradientReducer>(fresh_ ? *fresh_ : communicator_, all_ranks(), 0,
                                                  parameters_);
     EXPECT_EQ(device_->memory().current_bytes, before.current_bytes);
   }
@@ -135,8 +143,7 @@ TEST_F(GpuReductionInBf16, SumsOverTheRanks) {
 TEST_F(GpuReduction, ARoundThatWasGivenUpIsBegunAnew) {
   for (const int first : {0, 3, kParameters}) {
     run_passes(first + communicator_.rank() % 2);  // some are further than others
-    reducer_->abort();
-    reducer_->connect();
+    begin_anew();
     run_passes(0);
     expect_sums();
   }
@@ -145,39 +152,20 @@ TEST_F(GpuReduction, ARoundThatWasGivenUpIsBegunAnew) {
 TEST_F(GpuReduction, NobodyWaitsForTheOthersBeforeHeMust) {
   run_passes_one_after_another();
   expect_sums();
-  reducer_->abort();
-  reducer_->connect();
+  begin_anew();
   run_passes_one_after_another();
   expect_sums();
 }
 
 TEST_F(GpuReduction, NorWhereOtherParametersAreFrozen) {
-  reducer_->abort();
   allocate_gradients_from(kParameters - 2);
-  reducer_->rebuild();
+  begin_anew();
   EXPECT_EQ(reducer_->num_buckets(), 2);
   allocate_gradients_from(0);
-  reducer_->rebuild();  // with larger buckets, and nothing of the group but these is new
+  begin_anew();  // with larger buckets
   EXPECT_LT(reducer_->num_buckets(), kParameters);
   run_passes_one_after_another();
   expect_sums();
-}
-
-TEST_F(GpuReduction, WhoAbortedMoreOftenMeetsWhoDidLessOften) {
-  for (const bool first_more_often : {false, true}) {
-    const int rank = communicator_.rank();
-    const int times = 1 + (first_more_often ? communicator_.size() - rank : rank);
-    for (int i = 0; i < times; ++i) reducer_->abort();
-    reducer_->connect();
-    run_passes(0);
-    expect_sums();
-  }
-}
-
-TEST_F(GpuReduction, NothingIsSentBeforeTheRanksHaveMetAnew) {
-  reducer_->abort();
-  EXPECT_THROW(reducer_->gradients_ready(0, kParameters), std::logic_error);
-  reducer_->abort();
 }
 
 class GpuChannel : public Gpu {
@@ -185,16 +173,17 @@ class GpuChannel : public Gpu {
   static constexpr int kSlots = 2;
 
   void SetUp() override {
-    if (communicator_.rank() > 1) return;  // two are enough
-    const bool sends = communicator_.rank() == 0;
-    channel_ = open_channel(
-        communicator_, *device_,
-        {sends ? Direction::send : Direction::receive, 1 - communicator_.rank(), 5, kSlots});
-    channel_->connect();
+    open(communicator_);
     for (int i = 0; i < kSlots; ++i) {
       tensors_.push_back(
           device_->allocate(DType::bf16, {kElements}, MemoryCategory::communication));
     }
+  }
+  void open(Communicator& communicator) {
+    if (communicator.rank() > 1) return;  // two are enough
+    const auto direction = communicator.rank() == 0 ? Direction::send : Direction::receive;
+    channel_ =
+        open_channel(communicator, *device_, {direction, 1 - communicator.rank(), 5, kSlots});
   }
   void exchange(int count) {
     const bool sends = communicator_.rank() == 0;
@@ -219,12 +208,14 @@ TEST_F(GpuChannel, TensorsArriveInOrder) {
 }
 
 TEST_F(GpuChannel, WhatWasGivenUpIsBegunAnew) {
+  Communicator fresh(mpi_session());
   if (!channel_) return;
   exchange(1);
   if (communicator_.rank() == 0) channel_->start(0, tensors_[0].tensor());  // nobody receives it
   channel_->abort();
-  channel_->connect();
+  open(fresh);
   exchange(3);
+  channel_.reset();
 }
 
 class GpuGroup : public Gpu {
@@ -258,7 +249,6 @@ class GpuGroup : public Gpu {
     group.abort();
     EXPECT_THAT(told, HasSubstr("on rank 0, of ranks 0, 1 for a test, had not ended 0.1 s after"));
     EXPECT_THAT(told, HasSubstr("\nhint: "));
-    EXPECT_THROW(group.connect(exchange), std::runtime_error);
     cuda_model::set_nccl_abort(cuda_model::NcclAbort::kEnds);
     while (cudaStreamQuery(group.stream()) == cudaErrorNotReady) usleep(100);
   }

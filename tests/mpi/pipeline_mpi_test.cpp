@@ -11,6 +11,7 @@
 #include "mpi_session.h"
 #include "parallel/pipeline/executor.h"
 #include "parallel/reduction/gradient_reducer.h"
+#include "tests/parallel/membership/roster_text.h"
 
 namespace chaski {
 namespace {
@@ -276,7 +277,7 @@ TEST_P(PipelineOfSchedule, EqualsOneStage) {
   const auto device = Device::create_cpu(1);
   Reference reference(*device);
   for (const Roster& roster : rosters_of(communicator.size())) {
-    SCOPED_TRACE(roster.to_string());
+    SCOPED_TRACE(text_of(roster));
     Host host(communicator, roster, GetParam());
     const int replicas = roster.num_replicas();
     const std::int64_t expected_targets = replicas * kMicroBatches * (kMicroBatch * kLength - 3);
@@ -309,7 +310,7 @@ TEST_P(PipelineOfSchedule, MayBeRebuiltBetweenSteps) {
   Communicator communicator(mpi_session());
   if (communicator.size() > 4) GTEST_SKIP() << "layouts for up to 4 processes";
   for (const Roster& roster : rosters_of(communicator.size())) {
-    SCOPED_TRACE(roster.to_string());
+    SCOPED_TRACE(text_of(roster));
     Host kept(communicator, roster, GetParam());
     Host rebuilt(communicator, roster, GetParam());
     auto own = std::make_unique<Communicator>(mpi_session());

@@ -19,6 +19,7 @@
 #include "data/token_file_writer.h"
 #include "fault/checkpoint/state_digest.h"
 #include "kernels/elementwise/elementwise.h"
+#include "tests/parallel/membership/roster_text.h"
 
 namespace chaski {
 namespace {
@@ -288,7 +289,7 @@ TEST_F(RunMembershipTest, TwoProcessesForFourSlotsHaveTheSameLosses) {
     for (const Roster& roster :
          {all.with_takeover(1, 0).with_takeover(3, 2), all.with_takeover(2, 0).with_takeover(3, 1),
           all.with_takeover(3, 0).with_takeover(2, 1)}) {
-      SCOPED_TRACE(roster.to_string());
+      SCOPED_TRACE(text_of(roster));
       expect_alike(alone, run_on(tested, roster, folder, tokens));
     }
   }

@@ -12,6 +12,7 @@
 #include "app/step/membership.h"
 #include "app/step/step_runner.h"
 #include "parallel/membership/message_tags.h"
+#include "tests/parallel/membership/roster_text.h"
 
 namespace chaski {
 namespace {
@@ -148,7 +149,7 @@ TEST(DryRun, OfAProcessThatHostsSeveralSlots) {
   const Roster all =
       Roster::initial(2, 2, 4).with_takeover(1, 0).with_takeover(2, 0).with_takeover(3, 0);
   for (const Roster& roster : {two_stages, two_slots, all}) {
-    SCOPED_TRACE(roster.to_string());
+    SCOPED_TRACE(text_of(roster));
     const auto device = Device::create_cpu(2);
     const auto counting = Device::create_counting(Backend::cpu, 2);
     EXPECT_EQ(memory_after_step(*counting, roster), memory_after_step(*device, roster));

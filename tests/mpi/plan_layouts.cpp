@@ -112,7 +112,7 @@ TEST(PlanOfSeveralSlots, DeviceMemoryIsAsPlanned) {
        {all.with_takeover(1, 0).with_takeover(3, 2), all.with_takeover(2, 0).with_takeover(3, 1),
         all.with_takeover(3, 0).with_takeover(2, 1)}) {
     if (processes == 1) roster = roster.with_takeover(roster.live_processes().back(), 0);
-    SCOPED_TRACE(roster.to_string());
+    SCOPED_TRACE(text_of(roster));
     expect_memory_as_planned(
         config, Membership(std::make_unique<Communicator>(mpi_session()), std::move(roster)));
   }

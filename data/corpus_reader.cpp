@@ -145,10 +145,8 @@ class CorpusReader::Impl {
       const std::string_view text = source_->next();
       if (text.empty()) {
         end_file();
-      } else if (files_[file_].format == CorpusFormat::text) {
-        take_text(text);
       } else {
-        take_json(text);
+        take(text);
       }
     }
     block = std::move(ready_.front());
@@ -167,12 +165,26 @@ class CorpusReader::Impl {
     return true;
   }
 
+  bool is_json() const { return files_[file_].format == CorpusFormat::json_lines; }
+
+  void take(std::string_view text) {
+    while (!text.empty()) {
+      const std::size_t end = text.find('\n');
+      const std::string_view part = text.substr(0, end);
+      is_json() ? take_json_part(part) : take_line_part(part);
+      if (end == std::string_view::npos) return;
+      is_json() ? end_json_line() : end_text_line();
+      ++line_number_;
+      text.remove_prefix(end + 1);
+    }
+  }
+
   void end_file() {
-    if (files_[file_].format == CorpusFormat::text) {
+    if (is_json()) {
+      end_json_line();
+    } else {
       if (!line_.empty() || decided_) end_text_line();
       end_document();
-    } else {
-      end_json_line();
     }
     finished_bytes_ += files_[file_].bytes;
     source_.reset();
@@ -180,16 +192,6 @@ class CorpusReader::Impl {
   }
 
   // .txt: a line is undecided while it may still be a separator, and is text from then on.
-
-  void take_text(std::string_view text) {
-    while (!text.empty()) {
-      const std::size_t end = text.find('\n');
-      take_line_part(text.substr(0, end));
-      if (end == std::string_view::npos) return;
-      end_text_line();
-      text.remove_prefix(end + 1);
-    }
-  }
 
   void take_line_part(std::string_view part) {
     if (decided_) return append(part);
@@ -225,17 +227,6 @@ class CorpusReader::Impl {
   }
 
   // .jsonl: a line is held up to a limit and streamed beyond it.
-
-  void take_json(std::string_view text) {
-    while (!text.empty()) {
-      const std::size_t end = text.find('\n');
-      take_json_part(text.substr(0, end));
-      if (end == std::string_view::npos) return;
-      end_json_line();
-      ++line_number_;
-      text.remove_prefix(end + 1);
-    }
-  }
 
   void take_json_part(std::string_view part) {
     try {

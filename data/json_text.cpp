@@ -138,10 +138,7 @@ std::string json_text(const std::string& line, const std::string& key, bool repl
     nlohmann::json::sax_parse(line, &handler);
   } catch (const JsonTextError& error) {
     if (!error.lone_surrogate || !replace_surrogates) throw;
-    TextHandler again(key);
-    nlohmann::json::sax_parse(replace_lone_surrogates(line), &again);
-    if (!again.found) throw JsonTextError{missing_key(key)};
-    return std::move(again.text);
+    return json_text(replace_lone_surrogates(line), key, false);
   }
   if (!handler.found) throw JsonTextError{missing_key(key)};
   return std::move(handler.text);

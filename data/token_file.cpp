@@ -36,6 +36,14 @@ T load(const unsigned char* data, std::uint64_t index) {
   return value;
 }
 
+// Null where HDF5 cannot open it.
+Hdf5Handle open_hdf5(const std::string& path) {
+  const Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS));
+  // Some network file systems have no locks; a token file is never changed once it has its name.
+  H5Pset_file_locking(access.get(), false, true);
+  return Hdf5Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()));
+}
+
 // Copies ids out; the largest of them.
 template <class T>
 std::uint32_t copy_ids(const unsigned char* data, std::uint64_t begin, std::uint64_t count,
@@ -170,10 +178,7 @@ class TokenFile::Opener {
     std::shared_ptr<TokenFile> file(new TokenFile);
     file->path_ = path_;
     map(*file);
-    const Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS));
-    // Some network file systems have no locks; a token file is never changed once it has its name.
-    H5Pset_file_locking(access.get(), false, true);
-    file_ = Hdf5Handle(H5Fopen(path_.c_str(), H5F_ACC_RDONLY, access.get()));
+    file_ = open_hdf5(path_);
     if (!file_) damaged("HDF5 cannot open it");
     read_header(file->header_);
     read_part(*file, Part::train);
@@ -374,9 +379,7 @@ std::shared_ptr<const TokenFile> TokenFile::open(const std::string& path) {
 
 bool TokenFile::is_token_file(const std::string& path) {
   const QuietHdf5 quiet;
-  const Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS));
-  H5Pset_file_locking(access.get(), false, true);
-  const Hdf5Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()));
+  const Hdf5Handle file = open_hdf5(path);
   if (!file || H5Aexists(file.get(), "format") <= 0) return false;
   const Hdf5Handle attribute(H5Aopen(file.get(), "format", H5P_DEFAULT));
   const Hdf5Handle type(attribute ? H5Aget_type(attribute.get()) : -1);

@@ -230,19 +230,8 @@ std::string StreamDecoder::push(std::int32_t id) {
     if (tokenizer_->impl_->strips_space && bytes.front() == ' ') bytes.remove_prefix(1);
   }
   pending_.append(bytes);
-  std::string text;
   std::string_view rest = pending_;
-  while (!rest.empty()) {
-    const std::size_t valid = valid_utf8_prefix(rest);
-    text.append(rest.substr(0, valid));
-    rest.remove_prefix(valid);
-    if (rest.empty()) break;
-    bool incomplete;
-    const std::size_t length = ill_formed_length(rest, incomplete);
-    if (incomplete) break;
-    rest.remove_prefix(length);
-    text.append(kReplacementCharacter);
-  }
+  std::string text = take_text(rest);
   pending_.erase(0, pending_.size() - rest.size());
   return text;
 }

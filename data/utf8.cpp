@@ -72,17 +72,25 @@ std::size_t ill_formed_length(std::string_view text, bool& incomplete) {
   return character_bytes(text, 0, whole, incomplete);
 }
 
-std::string replace_ill_formed(std::string_view text) {
-  std::string result;
-  while (!text.empty()) {
-    const std::size_t valid = valid_utf8_prefix(text);
-    result.append(text.substr(0, valid));
-    text.remove_prefix(valid);
-    if (text.empty()) break;
+std::string take_text(std::string_view& bytes) {
+  std::string text;
+  while (!bytes.empty()) {
+    const std::size_t valid = valid_utf8_prefix(bytes);
+    text.append(bytes.substr(0, valid));
+    bytes.remove_prefix(valid);
+    if (bytes.empty()) break;
     bool incomplete;
-    text.remove_prefix(ill_formed_length(text, incomplete));
-    result.append(kReplacementCharacter);
+    const std::size_t length = ill_formed_length(bytes, incomplete);
+    if (incomplete) break;
+    bytes.remove_prefix(length);
+    text.append(kReplacementCharacter);
   }
+  return text;
+}
+
+std::string replace_ill_formed(std::string_view text) {
+  std::string result = take_text(text);
+  if (!text.empty()) result.append(kReplacementCharacter);
   return result;
 }
 

@@ -18,7 +18,10 @@ std::size_t valid_utf8_prefix(std::string_view text);
 // `incomplete` tells whether more bytes after `text` could make it valid.
 std::size_t ill_formed_length(std::string_view text, bool& incomplete);
 
-// `text` with every ill-formed sequence replaced by U+FFFD.
+// Takes from the front of `bytes` all that is certain, with every ill-formed sequence replaced by
+// U+FFFD; leaves what more bytes could make a character.
+std::string take_text(std::string_view& bytes);
+// All of `text` like that; one replacement more for a character that is not finished.
 std::string replace_ill_formed(std::string_view text);
 
 // True for a byte that continues a UTF-8 character.

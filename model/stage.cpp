@@ -197,8 +197,11 @@ void Stage::allocate_activations() {
   // place.
   BlockActivations transient = first;
   transient.middle = transient.input;
-  transient_.assign(range_.num_layers, transient);
-  evaluation_.resize(range_.num_layers);
+  evaluation_.blocks.assign(range_.num_layers, transient);
+  evaluation_.forward.resize(range_.num_layers);
+  evaluation_.positions = stashes_.front().positions;
+  evaluation_.targets = stashes_.front().targets;
+  evaluation_.output = stashes_.front().output;
   if (options_.training && !range_.has_head) {
     input_gradient_ = allocate_activation("gradient of the input", {tokens, config_.hidden_size});
   }
@@ -217,7 +220,7 @@ void Stage::set_micro_batches_in_flight(std::int64_t count) {
   if (count == options_.micro_batches_in_flight) return;
   options_.micro_batches_in_flight = count;
   stashes_.clear();
-  evaluation_.clear();
+  evaluation_ = {};
   activation_buffers_.clear();
   allocate_activations();
 }
@@ -248,13 +251,13 @@ BlockBatch Stage::block_batch(const MicroBatch& batch, const Stash& stash) const
   return result;
 }
 
-void Stage::run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, const Tensor& input,
-                       const std::vector<BlockActivations>& kept, std::vector<OpGraph>& graphs,
+void Stage::run_blocks(Stash& stash, const MicroBatch& batch, const Tensor& input,
                        const Tensor& delta, bool counts_channels) {
+  const BlockBatch arrangement = block_batch(batch, stash);
   if (arrangement.positions)
     copy(batch.positions.view({arrangement.num_tokens()}), arrangement.positions);
   const std::int64_t tokens = arrangement.num_tokens();
-  const Tensor first_input = kept[0].input.rows(0, tokens);
+  const Tensor first_input = stash.blocks[0].input.rows(0, tokens);
   if (range_.has_embedding) {
     embedding_forward(embedding_weight(), batch.tokens.view({tokens}), first_input);
   } else {
@@ -262,10 +265,10 @@ void Stage::run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, c
   }
   Tensor residual;
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const BlockActivations narrowed = kept[i].narrowed(tokens);
+    const BlockActivations narrowed = stash.blocks[i].narrowed(tokens);
     const Tensor in_delta = i == 0 ? Tensor() : delta;
     const OpKey key = blocks_[i].key(arrangement, narrowed).add(residual).add(in_delta).add(delta);
-    graphs[i].run(device_, key, [&] {
+    stash.forward[i].run(device_, key, [&] {
       blocks_[i].forward(arrangement, rotary(), residual, in_delta, narrowed, delta);
     });
     if (counts_channels) count_channels(static_cast<std::int64_t>(i), narrowed.ffn.moc);
@@ -302,8 +305,8 @@ const Tensor& Stage::head_gradient() const {
   return parameters_[head_].gradient;
 }
 
-void Stage::run_head(const MicroBatch& batch, const Tensor& middle, const Tensor& delta,
-                     Stash& stash, OpGraph& graph, float gradient_scale) {
+void Stage::run_head(Stash& stash, const MicroBatch& batch, const Tensor& middle,
+                     const Tensor& delta, float gradient_scale) {
   const std::int64_t tokens = middle.dim(0);
   const Tensor targets = stash.targets.rows(0, tokens);
   copy(batch.targets.view({tokens}), targets);
@@ -312,7 +315,8 @@ void Stage::run_head(const MicroBatch& batch, const Tensor& middle, const Tensor
   OpKey key;
   key.add(tokens).add(std::bit_cast<std::int32_t>(gradient_scale)).add(targets).add(middle);
   key.add(delta).add(dresidual).add(head_gradient()).add(parameters_[final_norm_].gradient);
-  graph.run(device_, key, [&] { queue_head(targets, middle, delta, dresidual, gradient_scale); });
+  stash.head.run(device_, key,
+                 [&] { queue_head(targets, middle, delta, dresidual, gradient_scale); });
 }
 
 void Stage::queue_head(const Tensor& targets, const Tensor& middle, const Tensor& delta,
@@ -348,37 +352,29 @@ LossTotals Stage::take_loss_totals() {
   return {.sum = 0.0, .num_targets = device_.is_counting() ? 1 : 0};
 }
 
-Tensor Stage::forward(std::int64_t stash, const MicroBatch& batch, const Tensor& input,
-                      float gradient_scale) {
-  Stash& kept = stashes_[stash];
+Tensor Stage::run_forward(Stash& stash, const MicroBatch& batch, const Tensor& input,
+                          float gradient_scale, bool counts_channels) {
   const std::int64_t tokens = batch.tokens.num_elements();
   Workspace::Frame frame(device_, kForwardPhase);
   const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
-  run_blocks(batch, block_batch(batch, kept), input, kept.blocks, kept.forward, delta,
-             !channel_counts_.empty());
-  const Tensor middle = kept.blocks.back().middle.rows(0, tokens);
+  run_blocks(stash, batch, input, delta, counts_channels);
+  const Tensor middle = stash.blocks.back().middle.rows(0, tokens);
   if (range_.has_head) {
-    run_head(batch, middle, delta, kept, kept.head, gradient_scale);
+    run_head(stash, batch, middle, delta, gradient_scale);
     return {};
   }
-  const Tensor output = kept.output.rows(0, tokens);
+  const Tensor output = stash.output.rows(0, tokens);
   add(middle, delta, output);
   return output;
 }
 
+Tensor Stage::forward(std::int64_t stash, const MicroBatch& batch, const Tensor& input,
+                      float gradient_scale) {
+  return run_forward(stashes_[stash], batch, input, gradient_scale, !channel_counts_.empty());
+}
+
 Tensor Stage::evaluate(const MicroBatch& batch, const Tensor& input) {
-  const std::int64_t tokens = batch.tokens.num_elements();
-  Workspace::Frame frame(device_, kForwardPhase);
-  const Tensor delta = frame.tensor(type(), {tokens, config_.hidden_size});
-  run_blocks(batch, block_batch(batch, stashes_[0]), input, transient_, evaluation_, delta, false);
-  const Tensor middle = transient_.back().middle.rows(0, tokens);
-  if (range_.has_head) {
-    run_head(batch, middle, delta, stashes_[0], evaluation_head_, 0.0f);
-    return {};
-  }
-  const Tensor output = stashes_[0].output.rows(0, tokens);
-  add(middle, delta, output);
-  return output;
+  return run_forward(evaluation_, batch, input, 0.0f, false);
 }
 
 Tensor Stage::backward(std::int64_t stash, const MicroBatch& batch, const Tensor& output_gradient,

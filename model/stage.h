@@ -151,13 +151,14 @@ class Stage {
   FfnActivations allocate_ffn();
   // With the positions at the stash's own place, so that each step's ops have the same operands.
   BlockBatch block_batch(const MicroBatch& batch, const Stash& stash) const;
+  Tensor run_forward(Stash& stash, const MicroBatch& batch, const Tensor& input,
+                     float gradient_scale, bool counts_channels);
   // The blocks' forward pass; `delta` receives what the last one adds to its `middle`.
-  void run_blocks(const MicroBatch& batch, const BlockBatch& arrangement, const Tensor& input,
-                  const std::vector<BlockActivations>& kept, std::vector<OpGraph>& graphs,
-                  const Tensor& delta, bool counts_channels);
+  void run_blocks(Stash& stash, const MicroBatch& batch, const Tensor& input, const Tensor& delta,
+                  bool counts_channels);
   // Final norm, head, loss and, where `gradient_scale` is not zero, their backward pass.
-  void run_head(const MicroBatch& batch, const Tensor& middle, const Tensor& delta, Stash& stash,
-                OpGraph& graph, float gradient_scale);
+  void run_head(Stash& stash, const MicroBatch& batch, const Tensor& middle, const Tensor& delta,
+                float gradient_scale);
   void queue_head(const Tensor& targets, const Tensor& middle, const Tensor& delta,
                   const Tensor& dresidual, float gradient_scale);
   const Tensor& head_gradient() const;
@@ -175,9 +176,7 @@ class Stage {
   Buffer rotary_;
   std::vector<Buffer> activation_buffers_;
   std::vector<Stash> stashes_;
-  std::vector<BlockActivations> transient_;  // what evaluation and recomputation share
-  std::vector<OpGraph> evaluation_;          // by block
-  OpGraph evaluation_head_;
+  Stash evaluation_;  // keeps nothing: its tensors are those of the first
   Tensor input_gradient_;
   Tensor losses_;
   Tensor loss_totals_;  // [2] f64

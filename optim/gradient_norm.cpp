@@ -4,10 +4,6 @@
 
 namespace chaski {
 
-double gradient_sum_of_squares(const ParameterSet& parameters) {
-  return gradient_sum_of_squares(parameters, 0, 1);
-}
-
 double gradient_sum_of_squares(const ParameterSet& parameters, int part, int num_parts) {
   std::int64_t elements = 0;
   for (const Parameter& parameter : parameters) elements += parameter.gradient.num_elements();

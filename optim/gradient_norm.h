@@ -8,10 +8,9 @@
 namespace chaski {
 
 // Σ of squares over all gradients of a set, in a fixed order: bit-identical for any thread count.
-double gradient_sum_of_squares(const ParameterSet& parameters);
-// Share `part` of `num_parts` of that sum: of some of the parameters, with about as many elements
-// in each share. The shares of all parts add up to the whole.
-double gradient_sum_of_squares(const ParameterSet& parameters, int part, int num_parts);
+// Or share `part` of `num_parts` of that sum: of some of the parameters, with about as many
+// elements in each share. The shares of all parts add up to the whole.
+double gradient_sum_of_squares(const ParameterSet& parameters, int part = 0, int num_parts = 1);
 // Factor that brings a global norm down to `clip` (1 when it is not above, or clip is 0).
 double clip_factor(double norm, double clip);
 

@@ -15,14 +15,6 @@ namespace {
 
 }  // namespace
 
-DecayKind parse_decay_kind(const std::string& name) {
-  for (const DecayKind kind : {DecayKind::constant, DecayKind::linear, DecayKind::cosine,
-                               DecayKind::warmup_stable_decay}) {
-    if (name == name_of(kind)) return kind;
-  }
-  refuse("schedule.kind", "\"" + name + "\"", "must be one of constant, linear, cosine, wsd");
-}
-
 const char* name_of(DecayKind kind) {
   switch (kind) {
     case DecayKind::constant:

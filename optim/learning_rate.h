@@ -6,9 +6,7 @@
 namespace chaski {
 
 enum class DecayKind { constant, linear, cosine, warmup_stable_decay };
-// "constant", "linear", "cosine", "wsd". Throws std::invalid_argument naming `schedule.kind`.
-DecayKind parse_decay_kind(const std::string& name);
-const char* name_of(DecayKind kind);
+const char* name_of(DecayKind kind);  // "constant", "linear", "cosine", "wsd"
 
 // The learning rate as a pure function of the step.
 struct LearningRateSchedule {

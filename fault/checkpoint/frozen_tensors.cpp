@@ -10,6 +10,8 @@
 #include <thread>
 
 #include "kernels/device/cpu_memory.h"
+#include "kernels/device/rounding.h"
+#include "kernels/device/timer.h"
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -20,10 +22,6 @@ namespace {
 constexpr std::int64_t kAlignment = Device::kAlignment;
 // Small enough to share the work evenly, large enough for the threads not to meet often.
 constexpr std::int64_t kCopyPieceBytes = std::int64_t{4} << 20;
-
-std::int64_t aligned(std::int64_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
 
 bool is_in_host_memory(const Tensor& tensor) {
   return tensor.device().backend() == Backend::cpu;
@@ -94,7 +92,7 @@ std::vector<NamedTensor> checkpoint_tensors(const ParameterSet& weights,
 FrozenTensors::FrozenTensors(std::vector<NamedTensor> tensors) : tensors_(std::move(tensors)) {
   for (const NamedTensor& tensor : tensors_) {
     begin_.push_back(end_);
-    end_ += aligned(tensor.tensor.num_bytes());
+    end_ += round_up(tensor.tensor.num_bytes(), kAlignment);
   }
   reader_ = reader_of(tensors_);
 }
@@ -143,8 +141,7 @@ bool FrozenTensors::keep(int num_threads) {
   if (to == nullptr) return false;
   copy_to(to, num_threads);
   kept_ = to;
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  copied_ = {bytes, elapsed.count()};
+  copied_ = {bytes, seconds_since(start)};
   return true;
 }
 

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "kernels/attention/attention_cuda.h"
-#include "kernels/attention/forward_cuda.h"
+#include "kernels/attention/tiles_cuda.h"
 
 namespace chaski::cuda {
 namespace {

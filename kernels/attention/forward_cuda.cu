@@ -1,5 +1,5 @@
 #include "kernels/attention/attention_cuda.h"
-#include "kernels/attention/forward_cuda.h"
+#include "kernels/attention/tiles_cuda.h"
 
 namespace chaski::cuda {
 namespace {

@@ -297,6 +297,12 @@ __device__ float exponential(float x) {
   }
 }
 
+// The tiled forward pass over operands anywhere. log_sum_exp may be null. There is at least one
+// query.
+template <typename T>
+void run_attention_forward(Device& device, const AttentionOperands<T>& operands, T* out,
+                           float* log_sum_exp);
+
 // What to subtract from scores whose maximum this is; 0 where there were none.
 __device__ inline float finite_maximum(float maximum) {
   return maximum == -INFINITY ? 0.0f : maximum;

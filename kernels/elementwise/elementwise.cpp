@@ -161,4 +161,15 @@ std::int64_t count_nonfinite(const Tensor& x) {
       .count_nonfinite(x.f32(), count, threads_for(device, count));
 }
 
+void fill_normal(const Tensor& out, float mean, float standard_deviation, std::uint64_t seed,
+                 std::uint64_t stream) {
+  constexpr const char* kOp = "fill_normal";
+  Device& device = device_of(kOp, out);
+  if (device.is_counting()) return count_op(device, kOp, {out});
+  CHASKI_CUDA_OP(device, fill_normal(out, mean, standard_deviation, seed, stream));
+  const std::int64_t count = out.num_elements();
+  CHASKI_CPU_KERNELS(normal_kernels)
+      .fill(out.f32(), count, mean, standard_deviation, seed, stream, threads_for(device, count));
+}
+
 }  // namespace chaski

@@ -22,4 +22,12 @@ struct ElementwiseKernels {
 };
 CHASKI_DECLARE_KERNELS(ElementwiseKernels, elementwise_kernels)
 
+// Compiled apart, with the same result on every instruction set.
+struct NormalKernels {
+  // See kernels/elementwise/elementwise.h.
+  void (*fill)(float* out, std::int64_t count, float mean, float standard_deviation,
+               std::uint64_t seed, std::uint64_t stream, int threads);
+};
+CHASKI_DECLARE_KERNELS(NormalKernels, normal_kernels)
+
 }  // namespace chaski

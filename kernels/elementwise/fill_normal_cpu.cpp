@@ -1,5 +1,4 @@
-#include "kernels/elementwise/fill_normal_cpu.h"
-
+#include "kernels/elementwise/elementwise_cpu.h"
 #include "kernels/elementwise/philox.h"
 
 // Only operations that IEEE 754 rounds correctly, in an order of their own: every processor makes

@@ -43,6 +43,21 @@ const void* host_data(const Tensor& tensor) {
   return tensor.raw();
 }
 
+// Of the processes of a group, in its order.
+std::vector<int> ranks_in(MPI_Comm comm, MPI_Group group) {
+  int count = 0;
+  MPI_Group_size(group, &count);
+  std::vector<int> ranks(static_cast<std::size_t>(count));
+  if (count == 0) return ranks;
+  std::vector<int> in_group(ranks.size());
+  std::iota(in_group.begin(), in_group.end(), 0);
+  MPI_Group all = MPI_GROUP_NULL;
+  MPI_Comm_group(comm, &all);
+  MPI_Group_translate_ranks(group, count, in_group.data(), all, ranks.data());
+  MPI_Group_free(&all);
+  return ranks;
+}
+
 }  // namespace
 
 Communicator::Communicator(MpiRuntime& runtime) : runtime_(&runtime) {
@@ -320,18 +335,8 @@ std::vector<int> Communicator::dead_ranks() const {
   if (!survives_failures() || MPIX_Comm_get_failed(comm_, &dead) != MPI_SUCCESS) {
     return ranks;
   }
-  int count = 0;
-  MPI_Group_size(dead, &count);
-  if (count > 0) {
-    std::vector<int> in_dead(static_cast<std::size_t>(count));
-    for (int i = 0; i < count; ++i) in_dead[static_cast<std::size_t>(i)] = i;
-    ranks.resize(static_cast<std::size_t>(count));
-    MPI_Group all = MPI_GROUP_NULL;
-    MPI_Comm_group(comm_, &all);
-    MPI_Group_translate_ranks(dead, count, in_dead.data(), all, ranks.data());
-    MPI_Group_free(&all);
-    std::sort(ranks.begin(), ranks.end());
-  }
+  ranks = ranks_in(comm_, dead);
+  std::sort(ranks.begin(), ranks.end());
   MPI_Group_free(&dead);
 #endif
   return ranks;
@@ -352,24 +357,12 @@ std::vector<int> Communicator::ranks_on_this_host() {
   MPI_Comm host = MPI_COMM_NULL;
   check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
         "find the processes of this host", -1);
-  int count = 0;
-  MPI_Comm_size(host, &count);
-  std::vector<int> in_host(static_cast<std::size_t>(count));
-  std::iota(in_host.begin(), in_host.end(), 0);
-  std::vector<int> ranks(in_host.size());
   MPI_Group group_of_host = MPI_GROUP_NULL;
-  MPI_Group all = MPI_GROUP_NULL;
   MPI_Comm_group(host, &group_of_host);
-  MPI_Comm_group(comm_, &all);
-  MPI_Group_translate_ranks(group_of_host, count, in_host.data(), all, ranks.data());
+  std::vector<int> ranks = ranks_in(comm_, group_of_host);
   MPI_Group_free(&group_of_host);
-  MPI_Group_free(&all);
   MPI_Comm_free(&host);
   return ranks;
-}
-
-void Communicator::wait_until(const std::function<Progress()>& step) {
-  wait_until(step, true);
 }
 
 void Communicator::wait_until(const std::function<Progress()>& step, bool heed_revocation) {

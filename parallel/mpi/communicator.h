@@ -96,7 +96,7 @@ class Communicator {
   void wait(Request& request);
   // Calls `step` until it says done; for whoever drives several requests by test(). Pauses longer
   // and longer while it says none.
-  void wait_until(const std::function<Progress()>& step);
+  void wait_until(const std::function<Progress()>& step) { wait_until(step, true); }
   // For whoever waits in wait_until() for something other than requests, which would tell him:
   // throws PeerFailure when a process is known to be dead. Never where failures are not survived.
   void throw_if_peer_died();

@@ -145,10 +145,6 @@ void Group::join() {
   complete(library().CommInitRankConfig(&nccl_, size(), id, position_, &config), "joining");
 }
 
-int Group::position_of(int rank) const {
-  return position_in(options_.ranks, rank);
-}
-
 void Group::all_reduce_sum(const Tensor& tensor) {
   complete(library().AllReduce(tensor.raw(), tensor.raw(), count_of(tensor), type_of(tensor),
                                ncclSum, nccl_, stream_),
@@ -156,14 +152,14 @@ void Group::all_reduce_sum(const Tensor& tensor) {
 }
 
 void Group::send(const Tensor& tensor, int rank) {
-  complete(library().Send(tensor.raw(), count_of(tensor), type_of(tensor), position_of(rank), nccl_,
-                          stream_),
+  complete(library().Send(tensor.raw(), count_of(tensor), type_of(tensor),
+                          position_in(options_.ranks, rank), nccl_, stream_),
            "sending");
 }
 
 void Group::receive(const Tensor& tensor, int rank) {
-  complete(library().Recv(tensor.raw(), count_of(tensor), type_of(tensor), position_of(rank), nccl_,
-                          stream_),
+  complete(library().Recv(tensor.raw(), count_of(tensor), type_of(tensor),
+                          position_in(options_.ranks, rank), nccl_, stream_),
            "receiving");
 }
 

@@ -89,7 +89,6 @@ class Group {
   void poll_peers();
   void leave() noexcept;
   std::string stuck_text() const;
-  int position_of(int rank) const;
 
   Communicator& communicator_;
   Device& device_;

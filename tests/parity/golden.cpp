@@ -150,13 +150,21 @@ std::vector<GoldenBatch> read_batches(hid_t group, std::int64_t rows,
   return batches;
 }
 
+DecayKind decay_kind_named(const std::string& name) {
+  for (const DecayKind kind : {DecayKind::constant, DecayKind::linear, DecayKind::cosine,
+                               DecayKind::warmup_stable_decay}) {
+    if (name == name_of(kind)) return kind;
+  }
+  throw std::runtime_error("golden numbers: no schedule is called " + name);
+}
+
 Golden::Training read_training(hid_t group, std::int64_t rows, std::int64_t sequence_length) {
   Golden::Training training;
   training.adamw.beta1 = attribute<double>(group, "beta1");
   training.adamw.beta2 = attribute<double>(group, "beta2");
   training.adamw.epsilon = attribute<double>(group, "epsilon");
   training.adamw.weight_decay = attribute<double>(group, "weight_decay");
-  training.schedule.kind = parse_decay_kind(text_attribute(group, "schedule"));
+  training.schedule.kind = decay_kind_named(text_attribute(group, "schedule"));
   training.schedule.peak = attribute<double>(group, "peak");
   training.schedule.steps = attribute<std::int64_t>(group, "steps");
   training.schedule.warmup_steps = attribute<std::int64_t>(group, "warmup_steps");

@@ -159,10 +159,11 @@ class AllreduceBenchmark {
 };
 
 void print_allreduce(const nlohmann::json& report) {
-  fmt::print("gradients of {}, {}, summed over {}; {}\n\n", report["preset"].get<std::string>(),
+  const ReportLine all(report);
+  fmt::print("gradients of {}, {}, summed over {}; {}\n\n", all.text("preset"),
              format_bytes(report["gradient_bytes"].get<std::int64_t>()),
              format_number_of(report["processes"].get<int>(), "process", "processes"),
-             report["mpi"].get<std::string>());
+             all.text("mpi"));
   ReportTable table(
       {"way", "GB/s", "best GB/s", "median ms", "best ms", "worst ms", "CPU ms", "share"});
   for (const nlohmann::json& way : report["lines"]) {

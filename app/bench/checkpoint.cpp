@@ -240,7 +240,8 @@ void print_checkpoint(const nlohmann::json& report) {
 
 void register_bench_checkpoint(CLI::App& bench) {
   auto options = std::make_shared<BenchCheckpointOptions>();
-  options->training.device = "cpu";  // what is compared with reads the tensors in host memory
+  options->training.device.device =
+      "cpu";  // what is compared with reads the tensors in host memory
   CLI::App* command = bench.add_subcommand(
       "checkpoint", "Saving and reading back, beside plain copies and files of as many bytes");
   add_bench_training_options(*command, options->training);

@@ -1,8 +1,6 @@
 #include <algorithm>
 #include <fmt/core.h>
 #include <memory>
-#include <stdexcept>
-#include <tuple>
 
 #include "app/bench/model.h"
 #include "app/bench/operands.h"
@@ -12,7 +10,6 @@
 #include "app/console/option_checks.h"
 #include "app/plan/gemm_ceiling.h"
 #include "app/plan/step_gemms.h"
-#include "kernels/products/matmul.h"
 
 namespace chaski {
 namespace {
@@ -25,38 +22,17 @@ struct BenchGemmOptions {
   bool json = false;
 };
 
-// Both factors and the product. Logits are fp32 always, and gradients of weights as `types` says.
 BenchOperandList operands_of(const StepGemm& gemm, const TensorTypes& types) {
-  const auto [m, n, k] = std::tuple(gemm.m, gemm.n, gemm.k);
-  const DType type = types.compute;
-  switch (gemm.pass) {
-    case GemmPass::forward:
-      return {{{m, k}, type}, {{n, k}, type}, {{m, n}, gemm.is_head() ? DType::f32 : type}};
-    case GemmPass::input_gradient:
-      return {{{m, k}, type}, {{k, n}, type}, {{m, n}, type}};
-    case GemmPass::weight_gradient:
-      return {{{k, m}, type}, {{k, n}, type}, {{m, n}, types.gradients}};
-  }
-  throw std::logic_error("no such pass");
-}
-
-void multiply(GemmPass pass, const std::vector<Tensor>& x) {
-  switch (pass) {
-    case GemmPass::forward:
-      return linear_forward(x[0], x[1], x[2]);
-    case GemmPass::input_gradient:
-      return linear_backward_input(x[0], x[1], x[2]);
-    case GemmPass::weight_gradient:
-      return linear_backward_weight(x[0], x[1], x[2]);
-  }
+  const auto shapes = gemm.shapes();
+  const auto dtypes = gemm.types(types);
+  return {{shapes[0], dtypes[0]}, {shapes[1], dtypes[1]}, {shapes[2], dtypes[2]}};
 }
 
 BenchSeries series_of(const StepGemm& gemm, const TensorTypes& types,
                       const BenchOperands& operands) {
-  return {gemm.name(),
-          [pass = gemm.pass, sets = operands.carve(operands_of(gemm, types))]() mutable {
+  return {gemm.name(), [gemm, sets = operands.carve(operands_of(gemm, types))]() mutable {
             const std::vector<Tensor>& x = sets.next();
-            return timed(x[0].device(), [&] { multiply(pass, x); });
+            return timed(x[0].device(), [&] { gemm.run(x[0], x[1], x[2]); });
           }};
 }
 
@@ -128,8 +104,9 @@ nlohmann::json run(const BenchGemmOptions& options) {
 }
 
 void print_gemm(const nlohmann::json& report) {
-  fmt::print("products of a step of {} on {} tokens; {}\n\n", report["preset"].get<std::string>(),
-             report["tokens"].get<std::int64_t>(), machine_line(report["machine"]));
+  const ReportLine all(report);
+  fmt::print("products of a step of {} on {} tokens; {}\n\n", all.text("preset"),
+             all.integer("tokens"), machine_line(report["machine"]));
   ReportTable table({"layer", "pass", "m", "n", "k", "a step", "weight", "median ms", "best ms",
                      "worst ms", "GFLOP/s", "share"});
   for (const nlohmann::json& gemm : report["gemms"]) {
@@ -143,10 +120,10 @@ void print_gemm(const nlohmann::json& report) {
   table.print();
   fmt::print(
       "\nshare: of the ceiling, which is the best product of this run; median against best\n"
-      "ceiling (best in this run)  {:.0f} GFLOP/s\n"
-      "products of a whole step    {:.3f} s, {:.0f} GFLOP/s, {:.3f} of the ceiling\n",
-      report["ceiling_gflops"].get<double>(), report["step_seconds"].get<double>(),
-      report["step_gflops"].get<double>(), report["step_share"].get<double>());
+      "ceiling (best in this run)  {} GFLOP/s\n"
+      "products of a whole step    {} s, {} GFLOP/s, {} of the ceiling\n",
+      all.number("ceiling_gflops", 0), all.number("step_seconds", 3), all.number("step_gflops", 0),
+      all.number("step_share", 3));
 }
 
 }  // namespace

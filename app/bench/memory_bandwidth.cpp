@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <fmt/core.h>
 #include <span>
 #include <string>
 #if defined(__SSE2__)
@@ -168,11 +167,6 @@ MemoryBandwidth::Rates MemoryBandwidth::rates(const std::vector<BenchSeries>& me
 nlohmann::json to_json(const MemoryBandwidth::Rates& rates) {
   return {
       {"read", rates.read}, {"write", rates.write}, {"copy", rates.copy}, {"triad", rates.triad}};
-}
-
-std::string describe(const MemoryBandwidth::Rates& rates) {
-  return fmt::format("memory {:.1f} read, {:.1f} write, {:.1f} copy, {:.1f} triad GB/s", rates.read,
-                     rates.write, rates.copy, rates.triad);
 }
 
 }  // namespace chaski

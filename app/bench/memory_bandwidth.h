@@ -36,7 +36,5 @@ class MemoryBandwidth {
 
 // {"read", "write", "copy", "triad"} in GB/s.
 nlohmann::json to_json(const MemoryBandwidth::Rates& rates);
-// "memory 31.2 read, 20.1 write, 22.0 copy, 24.1 triad GB/s"
-std::string describe(const MemoryBandwidth::Rates& rates);
 
 }  // namespace chaski

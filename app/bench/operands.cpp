@@ -42,6 +42,15 @@ std::vector<float> positive_numbers() {
 
 }  // namespace
 
+Buffer random_ids(Device& device, Shape shape, std::int64_t vocab_size, unsigned seed) {
+  Buffer ids = device.allocate(DType::i32, shape, MemoryCategory::activations);
+  std::mt19937 generator(seed);
+  std::vector<std::int32_t> values(static_cast<std::size_t>(shape.num_elements()));
+  for (std::int32_t& id : values) id = static_cast<std::int32_t>(generator() % vocab_size);
+  copy_from_host(values.data(), ids.tensor());
+  return ids;
+}
+
 BenchOperands::BenchOperands(Device& device, DType type, const std::vector<BenchOperandList>& sets)
     : memory_(
           device.allocate(type, {elements_for(device, type, sets)}, MemoryCategory::activations)),

@@ -14,6 +14,9 @@ struct BenchOperand {
 };
 using BenchOperandList = std::vector<BenchOperand>;
 
+// Token ids [rows, sequence_length] i32, the same for the same seed.
+Buffer random_ids(Device& device, Shape shape, std::int64_t vocab_size, unsigned seed);
+
 // Memory that the operands of all ops of a benchmark are carved from, one op after the other. An
 // op walks through as many sets of operands as fit, so that it finds none of them in a cache: in a
 // training step other ops have been there in between, too.

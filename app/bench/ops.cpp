@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <fmt/core.h>
 #include <memory>
-#include <random>
 #include <stdexcept>
 
 #include "app/bench/memory_bandwidth.h"
@@ -24,18 +23,9 @@ struct BenchOpsOptions {
   std::int64_t sequence_length = 256;
   BenchEffort effort;
   bool json = false;
-};
 
-Buffer random_ids(Device& device, const BenchOpsOptions& options, std::int64_t vocab_size,
-                  unsigned seed) {
-  Buffer ids = device.allocate(DType::i32, {options.micro_batch, options.sequence_length},
-                               MemoryCategory::activations);
-  std::mt19937 generator(seed);
-  std::vector<std::int32_t> values(static_cast<std::size_t>(ids.tensor().num_elements()));
-  for (std::int32_t& id : values) id = static_cast<std::int32_t>(generator() % vocab_size);
-  copy_from_host(values.data(), ids.tensor());
-  return ids;
-}
+  Shape batch() const { return {micro_batch, sequence_length}; }
+};
 
 double ceiling_of(OpBound bound, double gemm, const MemoryBandwidth::Rates& memory) {
   switch (bound) {
@@ -55,7 +45,7 @@ double ceiling_of(OpBound bound, double gemm, const MemoryBandwidth::Rates& memo
 std::vector<double> count_work(Device& device, const BenchOpsOptions& options,
                                const LlamaConfig& config, const TensorTypes& types) {
   const auto counting = Device::create_counting(device);
-  const Buffer tokens = random_ids(*counting, options, config.vocab_size, 1);
+  const Buffer tokens = random_ids(*counting, options.batch(), config.vocab_size, 1);
   std::vector<double> work;
   for (const BenchOp& op : bench_ops(config, {tokens.tensor(), tokens.tensor()}, types))
     work.push_back(op.work_on(*counting));
@@ -79,8 +69,8 @@ nlohmann::json run(const BenchOpsOptions& options) {
   const DeviceChoice choice = options.device.choice();
   const TensorTypes types = types_of(choice.precision);
   const auto device = choice.create(options.model.threads);
-  const Buffer tokens = random_ids(*device, options, config.vocab_size, 1);
-  const Buffer targets = random_ids(*device, options, config.vocab_size, 2);
+  const Buffer tokens = random_ids(*device, options.batch(), config.vocab_size, 1);
+  const Buffer targets = random_ids(*device, options.batch(), config.vocab_size, 2);
   const std::vector<BenchOp> ops = bench_ops(config, {tokens.tensor(), targets.tensor()}, types);
   std::vector<BenchOperandList> sets;
   for (const BenchOp& op : ops) sets.push_back(op.operands);
@@ -119,9 +109,9 @@ nlohmann::json run(const BenchOpsOptions& options) {
 }
 
 void print_ops(const nlohmann::json& report) {
-  fmt::print("ops of {} on {} x {} tokens; {}\n\n", report["preset"].get<std::string>(),
-             report["micro_batch"].get<std::int64_t>(),
-             report["sequence_length"].get<std::int64_t>(), machine_line(report["machine"]));
+  const ReportLine all(report);
+  fmt::print("ops of {} on {} x {} tokens; {}\n\n", all.text("preset"), all.integer("micro_batch"),
+             all.integer("sequence_length"), machine_line(report["machine"]));
   ReportTable table({"op", "median ms", "best ms", "worst ms", "rate", "unit", "ceiling", "share"});
   for (const nlohmann::json& op : report["ops"]) {
     const ReportLine line(op);
@@ -130,16 +120,14 @@ void print_ops(const nlohmann::json& report) {
                line.text("bound"), line.number("share", 3)});
   }
   table.print();
-  const nlohmann::json& memory = report["memory_gb_per_second"];
+  const ReportLine memory(report["memory_gb_per_second"]);
   fmt::print(
       "\nshare     of the ceiling named beside it; above 1 where the caches hold what memory "
       "would\n"
       "          have to be read for\n"
-      "ceilings  gemm {:.0f} GFLOP/s; {}\n",
-      report["gemm_ceiling_gflops"].get<double>(),
-      describe(MemoryBandwidth::Rates{memory["read"].get<double>(), memory["write"].get<double>(),
-                                      memory["copy"].get<double>(),
-                                      memory["triad"].get<double>()}));
+      "ceilings  gemm {} GFLOP/s; memory {} read, {} write, {} copy, {} triad GB/s\n",
+      all.number("gemm_ceiling_gflops", 0), memory.number("read", 1), memory.number("write", 1),
+      memory.number("copy", 1), memory.number("triad", 1));
 }
 
 }  // namespace

@@ -112,14 +112,13 @@ nlohmann::json describe_machine(Device& device, Precision precision) {
 }
 
 std::string machine_line(const nlohmann::json& machine) {
+  const ReportLine line(machine);
   if (machine.contains("device")) {
-    return fmt::format("{}, {}, {}", machine["device"].get<std::string>(),
-                       machine["precision"].get<std::string>(),
-                       machine["gemm_library"].get<std::string>());
+    return fmt::format("{}, {}, {}", line.text("device"), line.text("precision"),
+                       line.text("gemm_library"));
   }
   return fmt::format("{}, {}, {}", format_number_of(machine["threads"].get<int>(), "thread"),
-                     machine["instruction_set"].get<std::string>(),
-                     machine["gemm_library"].get<std::string>());
+                     line.text("instruction_set"), line.text("gemm_library"));
 }
 
 }  // namespace chaski

@@ -117,42 +117,37 @@ nlohmann::json measure(const Membership& membership, const BenchTrainOptions& op
 }
 
 void print_train(const nlohmann::json& report) {
-  const auto line = [](const char* name, const std::string& value) {
+  const ReportLine all(report);
+  const ReportLine seconds(report["step_seconds"]);
+  const auto line = [](const std::string& name, const std::string& value) {
     fmt::print("{:<28}{}\n", name, value);
   };
-  line("model", fmt::format("{}, {:.1f} M parameters", report["preset"].get<std::string>(),
-                            1e-6 * report["parameters"].get<double>()));
-  line("feed-forward", fmt::format("{}, recompute {}", report["feed_forward"].get<std::string>(),
-                                   report["recompute"].get<std::string>()));
-  line("device",
-       report["device"].get<std::string>() + ", " + report["precision"].get<std::string>());
-  line("batch",
-       fmt::format(
-           "{} x {} tokens, {}, {} x {}", report["micro_batch"].get<std::int64_t>(),
-           report["sequence_length"].get<std::int64_t>(),
-           format_number_of(report["micro_batches"].get<int>(), "micro-batch", "micro-batches"),
-           format_number_of(report["processes"].get<int>(), "process", "processes"),
-           format_number_of(report["threads_per_process"].get<int>(), "thread")));
-  const nlohmann::json& seconds = report["step_seconds"];
-  line("step, seconds",
-       fmt::format("{:.3f} median ({:.3f} to {:.3f}) of {}", seconds["median"].get<double>(),
-                   seconds["fastest"].get<double>(), seconds["slowest"].get<double>(),
-                   report["steps"].get<int>()));
-  line("tokens/s", fmt::format("{:.0f}", report["tokens_per_second"].get<double>()));
-  line("GEMM ceiling, GFLOP/s",
-       fmt::format("{:.0f} (best product before and after the steps; {}, {})",
-                   report["gemm_ceiling_gflops"].get<double>(),
-                   report["gemm_library"].get<std::string>(),
-                   report["instruction_set"].get<std::string>()));
-  line("effective, GFLOP/s",
-       fmt::format("{:.0f}, {:.3f} of the ceiling", report["effective_gflops"].get<double>(),
-                   report["gemm_share"].get<double>()));
-  for (const auto& [category, bytes] : report["memory_bytes"].items()) {
-    line(("memory, " + category).c_str(),
-         fmt::format("{:.1f} MiB", bytes.get<double>() / (1 << 20)));
-  }
-  line("memory, whole process, peak",
-       fmt::format("{:.1f} MiB", report["peak_resident_bytes"].get<double>() / (1 << 20)));
+  const auto mebibytes = [](const nlohmann::json& bytes) {
+    return fmt::format("{:.1f} MiB", bytes.get<double>() / (1 << 20));
+  };
+  const auto number_of = [&](const char* key, const char* one, const char* more) {
+    return format_number_of(report[key].get<int>(), one, more);
+  };
+  line("model", all.text("preset") + ", " + all.number("parameters", 1, 1e-6) + " M parameters");
+  line("feed-forward", all.text("feed_forward") + ", recompute " + all.text("recompute"));
+  line("device", all.text("device") + ", " + all.text("precision"));
+  line("batch", fmt::format("{} x {} tokens, {}, {} x {}", all.integer("micro_batch"),
+                            all.integer("sequence_length"),
+                            number_of("micro_batches", "micro-batch", "micro-batches"),
+                            number_of("processes", "process", "processes"),
+                            number_of("threads_per_process", "thread", "threads")));
+  line("step, seconds", fmt::format("{} median ({} to {}) of {}", seconds.number("median", 3),
+                                    seconds.number("fastest", 3), seconds.number("slowest", 3),
+                                    all.integer("steps")));
+  line("tokens/s", all.number("tokens_per_second", 0));
+  line("GEMM ceiling, GFLOP/s", fmt::format("{} (best product before and after the steps; {}, {})",
+                                            all.number("gemm_ceiling_gflops", 0),
+                                            all.text("gemm_library"), all.text("instruction_set")));
+  line("effective, GFLOP/s", fmt::format("{}, {} of the ceiling", all.number("effective_gflops", 0),
+                                         all.number("gemm_share", 3)));
+  for (const auto& [category, bytes] : report["memory_bytes"].items())
+    line("memory, " + category, mebibytes(bytes));
+  line("memory, whole process, peak", mebibytes(report["peak_resident_bytes"]));
   if (report.contains("profile")) print_profile(report["profile"]);
 }
 

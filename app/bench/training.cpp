@@ -2,12 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <random>
-#include <vector>
 
+#include "app/bench/operands.h"
 #include "app/console/option_checks.h"
 #include "app/plan/memory_check.h"
-#include "kernels/elementwise/elementwise.h"
 
 namespace chaski {
 namespace {
@@ -33,16 +31,6 @@ TrainConfig config_of(const BenchTrainingOptions& options, int num_processes) {
   return config;
 }
 
-Buffer random_tokens(Device& device, const BenchTrainingOptions& options, std::int64_t vocab_size,
-                     std::mt19937& generator) {
-  Buffer buffer = device.allocate(DType::i32, {options.micro_batch, options.sequence_length},
-                                  MemoryCategory::activations);
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(buffer.tensor().num_elements()));
-  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(generator() % vocab_size);
-  copy_from_host(ids.data(), buffer.tensor());
-  return buffer;
-}
-
 constexpr double kGradientClip = 1.0;
 
 HostedModel& adopted(HostedModel& model, const Membership& membership) {
@@ -62,10 +50,9 @@ BenchTraining::BenchTraining(const Membership& membership, Device& device,
                                 options.micro_batches)),
       runner_(membership, adopted(hosted_model_, membership), kGradientClip) {
   hosted_model_.initialize(1);
-  std::mt19937 generator(1);
-  const std::int64_t vocab_size = model().vocab_size;
-  tokens_ = random_tokens(device, options, vocab_size, generator);
-  targets_ = random_tokens(device, options, vocab_size, generator);
+  const Shape batch = {options.micro_batch, options.sequence_length};
+  tokens_ = random_ids(device, batch, model().vocab_size, 1);
+  targets_ = random_ids(device, batch, model().vocab_size, 2);
 }
 
 StepOutcome BenchTraining::step() {
@@ -81,7 +68,7 @@ StepOutcome BenchTraining::step() {
 }
 
 DeviceChoice BenchTrainingOptions::choose_device(Communicator& communicator) const {
-  DeviceChoice choice = device_named(device, precision, communicator);
+  DeviceChoice choice = device_named(device.device, device.precision, communicator);
   choice.graphs = !no_graphs;
   return choice;
 }
@@ -95,8 +82,7 @@ void check_memory_of_bench(const BenchTrainingOptions& options, const Membership
 
 void add_bench_training_options(CLI::App& command, BenchTrainingOptions& options) {
   options.model.add_to(command);
-  add_device_option(command, options.device);
-  add_precision_option(command, options.precision);
+  options.device.add_to(command);
   command.add_flag("--no-graphs", options.no_graphs,
                    "Without CUDA graphs, as device.graphs = false");
   command.add_option("--micro-batch", options.micro_batch, "Rows of a micro-batch")

@@ -25,8 +25,7 @@ struct BenchTrainingOptions {
   std::int64_t sequence_length = 256;
   std::int64_t tokens_per_pass = kTokensPerPass;
   Recompute recompute = Recompute::elementwise;
-  std::string device = "auto";
-  std::string precision = "auto";
+  BenchDevice device;
   bool no_graphs = false;
 
   DeviceChoice choose_device(Communicator& communicator) const;

@@ -90,7 +90,7 @@ std::int64_t generate(const GenerateOptions& options, Decoder& decoder, Tensor l
 void run_generate(const GenerateOptions& options) {
   options.sampling.validate();
   const std::string prompt = read_prompt(options);
-  const auto device = device_named(options.device).create(options.threads);
+  const auto device = device_named(options.device, "fp32").create(options.threads);
   const CheckpointReader checkpoint(options.checkpoint, Verification::sizes);
   const auto stage = load_model(*device, checkpoint, StageOptions{.training = false});
   const auto tokenizer = tokenizer_of(checkpoint);

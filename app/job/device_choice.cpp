@@ -189,10 +189,6 @@ void add_precision_option(CLI::App& command, std::string& name) {
       ->capture_default_str();
 }
 
-DeviceChoice device_named(const std::string& name) {
-  return choose_device(config_named(name, "fp32"), num_cuda_devices(), 0, 1, kOptions);
-}
-
 DeviceChoice device_named(const std::string& name, const std::string& precision) {
   return choose_device(config_named(name, precision), num_cuda_devices(), 0, 1, kOptions);
 }

@@ -54,11 +54,9 @@ std::string describe_device(Device& device);
 std::string describe_device(Device& device, const DeviceChoice& choice);
 std::string describe_precision(const DeviceChoice& choice);
 
-// What commands without a config use: --device auto, cpu or cuda, in fp32 where no precision is
-// given.
+// What commands without a config use: --device auto, cpu or cuda.
 void add_device_option(CLI::App& command, std::string& name);
 void add_precision_option(CLI::App& command, std::string& name);
-DeviceChoice device_named(const std::string& name);
 DeviceChoice device_named(const std::string& name, const std::string& precision);
 // `precision`: a value of device.precision. Throws std::invalid_argument for another.
 DeviceChoice device_named(const std::string& name, const std::string& precision,

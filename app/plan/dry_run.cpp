@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <string_view>
 
 #include "app/step/batch_tensors.h"
 #include "app/step/hosted_model.h"
@@ -10,6 +11,25 @@
 
 namespace chaski {
 namespace {
+
+Work work_of(const std::vector<OpCount>& ops) {
+  Work work;
+  for (const OpCount& op : ops) {
+    const std::string_view name = op.op;
+    if (name.starts_with("gemm_")) {
+      work.gemm_flops += op.flops;
+    } else if (name.starts_with("moc_products_")) {
+      work.channel_flops += op.flops;
+    } else if (name == "attention_forward") {
+      work.attention_forward_flops += op.flops;
+    } else if (name == "attention_backward") {
+      work.attention_backward_flops += op.flops;
+    } else {
+      work.traffic_bytes += op.bytes;
+    }
+  }
+  return work;
+}
 
 std::int64_t micro_batches_of(const TrainConfig& config, const Roster& roster) {
   return roster.num_micro_batches(config.parallel.global_batch, config.parallel.micro_batch);
@@ -90,6 +110,15 @@ std::int64_t saved_bytes_of(const HostedStage& stage) {
 }
 
 }  // namespace
+
+Work& Work::operator+=(const Work& other) {
+  gemm_flops += other.gemm_flops;
+  channel_flops += other.channel_flops;
+  attention_forward_flops += other.attention_forward_flops;
+  attention_backward_flops += other.attention_backward_flops;
+  traffic_bytes += other.traffic_bytes;
+  return *this;
+}
 
 DryRun dry_run(Device& model, const TrainConfig& config, const Roster& roster, int rank) {
   const auto device = Device::create_counting(model);

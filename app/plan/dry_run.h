@@ -4,13 +4,27 @@
 #include <vector>
 
 #include "app/config/config.h"
-#include "app/plan/work.h"
 #include "kernels/device/device.h"
+#include "kernels/device/op_count.h"
 #include "model/stage.h"
 #include "parallel/membership/roster.h"
 #include "parallel/mpi/communicator.h"
 
 namespace chaski {
+
+// Floating-point operations of one kind and the memory traffic of everything else.
+struct Work {
+  double gemm_flops = 0.0;
+  double channel_flops = 0.0;  // in products of MoC's kept channels alone (kernels/moc/products.h)
+  double attention_forward_flops = 0.0;
+  double attention_backward_flops = 0.0;
+  double traffic_bytes = 0.0;  // read and written by what is bound by memory
+
+  double product_flops() const { return gemm_flops + channel_flops; }
+  double attention_flops() const { return attention_forward_flops + attention_backward_flops; }
+  double flops() const { return product_flops() + attention_flops(); }
+  Work& operator+=(const Work& other);
+};
 
 // What a process of a run holds and does: counted while all that it would be made of is made, and
 // runs a step and an evaluation, on a device that only counts.

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fmt/core.h>
+#include <map>
 #include <stdexcept>
+#include <tuple>
 
 #include "app/step/membership.h"
+#include "parallel/membership/message_tags.h"
 
 namespace chaski {
 namespace {
@@ -67,6 +70,10 @@ std::vector<Neighbour> neighbours_of(const TrainConfig& config, int num_processe
 }
 
 }  // namespace
+
+const char* name_of(LinkPurpose purpose) {
+  return purpose == LinkPurpose::gradients ? "gradients" : "pipeline";
+}
 
 double TrainingPlan::tokens_per_second() const {
   return time ? static_cast<double>(tokens_per_step()) / time->seconds : 0.0;
@@ -131,6 +138,25 @@ TrainingPlan plan_without_links(const TrainConfig& config, int num_processes,
                            machine.surroundings);
   if (machine.rates) plan.time = predict_step(*machine.rates, config, plan.ranks, plan.threads);
   return plan;
+}
+
+std::vector<Link> plan_links(Device& model, const TrainConfig& config, const Roster& roster) {
+  const auto num_processes = static_cast<int>(roster.live_processes().size());
+  if (num_processes == 1) return {};
+  std::map<std::tuple<int, int, LinkPurpose>, std::int64_t> bytes;
+  for (int rank = 0; rank < num_processes; ++rank) {
+    for (const Communicator::Sent& sent : dry_run(model, config, roster, rank).sent) {
+      const LinkPurpose purpose =
+          is_pipeline_tag(sent.tag) ? LinkPurpose::pipeline : LinkPurpose::gradients;
+      bytes[{rank, sent.to, purpose}] += sent.bytes;
+    }
+  }
+  std::vector<Link> links;
+  for (const auto& [key, sent] : bytes) {
+    const auto& [from, to, purpose] = key;
+    links.push_back({from, to, purpose, sent});
+  }
+  return links;
 }
 
 }  // namespace

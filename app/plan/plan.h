@@ -7,20 +7,31 @@
 #include "app/config/config.h"
 #include "app/job/device_choice.h"
 #include "app/job/machine_memory.h"
-#include "app/plan/links.h"
 #include "app/plan/memory.h"
 #include "app/plan/time.h"
-#include "app/plan/work.h"
 
 namespace chaski {
 
+enum class LinkPurpose { gradients, pipeline };
+const char* name_of(LinkPurpose purpose);
+
+// What goes from one rank to another in a step.
+struct Link {
+  int from = 0;
+  int to = 0;
+  LinkPurpose purpose = LinkPurpose::gradients;
+  std::int64_t bytes = 0;
+};
 // What a run will take, predicted before anything of it exists.
 struct TrainingPlan {
   TrainConfig config;
   RunLayout layout;
   int threads = 1;  // a process
   std::vector<RankMemory> ranks;
-  std::vector<Link> links;       // of the plan itself, not of its neighbours
+  // Every pair of ranks that exchange anything, in ascending order: the messages of each process's
+  // dry run. On GPUs gradients go round in a ring, as NCCL would have it by default. None of a
+  // plan's neighbours.
+  std::vector<Link> links;
   std::optional<StepTime> time;  // none without measured rates
 
   std::int64_t tokens_per_step() const {

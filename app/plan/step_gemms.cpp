@@ -1,8 +1,10 @@
 #include "app/plan/step_gemms.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "kernels/loss/cross_entropy.h"
+#include "kernels/products/matmul.h"
 #include "model/ffn.h"
 
 namespace chaski {
@@ -33,6 +35,38 @@ const char* profiled_name(GemmPass pass) {
 
 std::string StepGemm::name() const {
   return layer + " " + name_of(pass);
+}
+
+std::array<Shape, 3> StepGemm::shapes() const {
+  switch (pass) {
+    case GemmPass::forward:
+      return {Shape{m, k}, Shape{n, k}, Shape{m, n}};
+    case GemmPass::input_gradient:
+      return {Shape{m, k}, Shape{k, n}, Shape{m, n}};
+    case GemmPass::weight_gradient:
+      return {Shape{k, m}, Shape{k, n}, Shape{m, n}};
+  }
+  throw std::logic_error("no such pass");
+}
+
+// Logits are fp32 always.
+std::array<DType, 3> StepGemm::types(const TensorTypes& types) const {
+  const bool logits = layer == "head" && pass == GemmPass::forward;
+  return {types.compute, types.compute,
+          logits                              ? DType::f32
+          : pass == GemmPass::weight_gradient ? types.gradients
+                                              : types.compute};
+}
+
+void StepGemm::run(const Tensor& a, const Tensor& b, const Tensor& out) const {
+  switch (pass) {
+    case GemmPass::forward:
+      return linear_forward(a, b, out);
+    case GemmPass::input_gradient:
+      return linear_backward_input(a, b, out);
+    case GemmPass::weight_gradient:
+      return linear_backward_weight(a, b, out);
+  }
 }
 
 std::vector<StepGemm> step_gemms(const LlamaConfig& config, std::int64_t tokens, Backend backend) {

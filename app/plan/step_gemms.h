@@ -1,11 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "kernels/device/device.h"
 #include "model/llama_config.h"
+#include "model/precision.h"
 
 namespace chaski {
 
@@ -23,7 +25,12 @@ struct StepGemm {
                  // and the last chunk of the head may be parts of one
 
   std::string name() const;  // "qkv dX"
-  bool is_head() const { return layer == "head"; }
+  // Tokens of it.
+  std::int64_t& rows() { return pass == GemmPass::weight_gradient ? k : m; }
+  // Of both factors and of the product, as the layer's matrices are stored.
+  std::array<Shape, 3> shapes() const;
+  std::array<DType, 3> types(const TensorTypes& types) const;
+  void run(const Tensor& a, const Tensor& b, const Tensor& out) const;
   double flops() const { return 2.0 * static_cast<double>(m) * static_cast<double>(n * k); }
 };
 

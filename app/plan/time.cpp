@@ -5,12 +5,11 @@
 #include <functional>
 
 #include "app/plan/gemm_ceiling.h"
+#include "app/plan/step_gemms.h"
 #include "kernels/attention/attention.h"
 #include "kernels/elementwise/elementwise.h"
-#include "kernels/loss/cross_entropy.h"
 #include "kernels/measuring/timer.h"
 #include "kernels/moc/products.h"
-#include "kernels/products/matmul.h"
 #include "model/ffn.h"
 #include "model/precision.h"
 #include "parallel/membership/message_tags.h"
@@ -24,7 +23,7 @@ using Clock = std::chrono::steady_clock;
 constexpr double kSecondsPerOp = 0.05;
 // A product of so many operations is long enough to be measured well.
 double enough_flops(const Device& device) {
-  return device.backend() == Backend::cpu ? 2e10 : 4e12;
+  return device.backend() == Backend::cpu ? 7e9 : 1.3e12;
 }
 
 // The median of some runs, after one that warms up.
@@ -42,56 +41,30 @@ double seconds_of(Device& device, const std::function<void()>& work) {
   return seconds[seconds.size() / 2];
 }
 
-struct Linear {
-  std::int64_t tokens, in, out;
-  double count;  // in the model
-
-  double flops() const {
-    return 6.0 * static_cast<double>(tokens) * static_cast<double>(in) * static_cast<double>(out);
-  }
-};
-
-// Seconds of the three products of a linear layer.
-double measure_linear(Device& device, const TensorTypes& types, const Linear& linear) {
+// The operands change from run to run, but stay finite for as long as this takes.
+double measure_product(Device& device, const TensorTypes& types, const StepGemm& gemm) {
   Workspace::Frame frame(device);
-  const Tensor x = frame.tensor(types.compute, {linear.tokens, linear.in});
-  const Tensor weight = frame.tensor(types.compute, {linear.out, linear.in});
-  const Tensor y = frame.tensor(types.compute, {linear.tokens, linear.out});
-  const Tensor gradient = types.compute == types.gradients
-                              ? weight
-                              : frame.tensor(types.gradients, {linear.out, linear.in});
-  fill_normal(x, 0.0f, 1.0f, 1, 1);
-  fill_normal(weight, 0.0f, 1e-3f, 1, 2);
-  // The operands change from pass to pass, but stay finite for as long as this takes.
-  double seconds = seconds_of(device, [&] { linear_forward(x, weight, y); });
-  fill_normal(y, 0.0f, 1e-3f, 1, 3);
-  seconds += seconds_of(device, [&] { linear_backward_input(y, weight, x); });
-  seconds += seconds_of(device, [&] { linear_backward_weight(y, x, gradient); });
-  return seconds;
+  const auto shapes = gemm.shapes();
+  const auto dtypes = gemm.types(types);
+  const auto tensor = [&](std::size_t i) { return frame.tensor(dtypes[i], shapes[i]); };
+  const Tensor a = tensor(0), b = tensor(1), out = tensor(2);
+  fill_normal(a, 0.0f, 1.0f, 1, 1);
+  fill_normal(b, 0.0f, 1e-3f, 1, 2);
+  fill(out, 0.0f);
+  return seconds_of(device, [&] { gemm.run(a, b, out); });
 }
 
+// Of fewer tokens where these are enough.
 double measure_gemm(Device& device, const TrainConfig& config) {
-  const LlamaConfig& model = config.model.llama;
   const std::int64_t tokens = passes_of(config).rows * config.data.sequence_length;
-  const std::int64_t hidden = model.hidden_size;
-  const auto layers = static_cast<double>(model.num_layers);
-  const std::int64_t chunk = std::min(tokens, HeadLoss{}.chunk);
-  const double chunks = static_cast<double>(tokens) / static_cast<double>(chunk);
   double flops = 0.0;
   double seconds = 0.0;
-  for (Linear linear : {Linear{tokens, hidden, model.qkv_size(), layers},
-                        Linear{tokens, model.query_size(), hidden, layers},
-                        Linear{tokens, hidden, 2 * model.intermediate_size, layers},
-                        Linear{tokens, model.intermediate_size, hidden, layers},
-                        Linear{chunk, hidden, model.vocab_size, chunks}}) {
-    const double share = enough_flops(device) / linear.flops();
-    if (share < 1.0) {
-      linear.tokens = std::max<std::int64_t>(
-          std::min<std::int64_t>(linear.tokens, 64),
-          static_cast<std::int64_t>(share * static_cast<double>(linear.tokens)));
-    }
-    seconds += linear.count * measure_linear(device, types_of(precision_of(config)), linear);
-    flops += linear.count * linear.flops();
+  for (StepGemm gemm : step_gemms(config.model.llama, tokens, device.backend())) {
+    const double share = std::min(1.0, enough_flops(device) / gemm.flops());
+    const auto rows = static_cast<std::int64_t>(share * static_cast<double>(gemm.rows()));
+    gemm.rows() = std::max(rows, std::min<std::int64_t>(gemm.rows(), 64));
+    seconds += gemm.count * measure_product(device, types_of(precision_of(config)), gemm);
+    flops += gemm.count * gemm.flops();
   }
   return flops / seconds;
 }

@@ -6,7 +6,6 @@
 #include <memory>
 #include <string>
 
-#include "app/plan/links.h"
 #include "app/plan/step_gemms.h"
 #include "app/step/batch_tensors.h"
 #include "app/step/membership.h"

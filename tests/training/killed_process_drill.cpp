@@ -2,9 +2,16 @@
 // killed_process_test.py judges.
 //   killed_process_drill train CONFIG.toml [--set KEY=VALUE]… DIRECTORY
 // DIRECTORY/RANK.jsonl gets a line before the first step, one after each, and one of how it ended.
+// VICTIM=RANK:CALL:TESTS in the environment: that process kills itself once it has begun so many
+// messages and collectives since the first step began and, after that, tested so often whether one
+// has ended.
 #include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <fmt/format.h>
 #include <fstream>
+#include <mpi.h>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <unistd.h>
@@ -25,15 +32,46 @@ double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Counts this process's calls of MPI, and at the chosen one ends it.
+class Fate {
+ public:
+  void begin() {
+    int rank = -1;
+    const char* const text = std::getenv("VICTIM");
+    if (text == nullptr || std::sscanf(text, "%d:%d:%d", &rank, &calls_, &tests_) != 3) return;
+    armed_ = rank == mpi_session().rank();
+  }
+  void call() {
+    if (armed_ && calls_ > 0) --calls_;
+  }
+  void test() {
+    if (armed_ && calls_ == 0 && tests_-- == 0) {
+      witness_ << Json{{"killed", seconds_now()}}.dump() << std::endl;
+      kill(getpid(), SIGKILL);
+    }
+  }
+  std::ofstream& witness() { return witness_; }
+
+ private:
+  bool armed_ = false;
+  int calls_ = 0;
+  int tests_ = 0;
+  std::ofstream witness_;
+};
+
+Fate fate;
+
 class Witness {
  public:
   Witness(const TrainConfig& config, const std::string& directory)
-      : run_(Membership(mpi_session(), config), config, {}),
-        file_(fmt::format("{}/{}.jsonl", directory, mpi_session().rank())) {}
+      : run_(Membership(mpi_session(), config), config, {}) {
+    fate.witness().open(fmt::format("{}/{}.jsonl", directory, mpi_session().rank()));
+  }
 
   void train() {
     note({{"pid", getpid()}, {"stages", hosted_stages()}});
     run_.begin();
+    fate.begin();
     try {
       while (run_.advance()) note(state());
       note(state());
@@ -48,7 +86,7 @@ class Witness {
   }
 
  private:
-  void note(const Json& line) { file_ << line.dump() << std::endl; }
+  void note(const Json& line) { fate.witness() << line.dump() << std::endl; }
 
   std::vector<int> hosted_stages() {
     std::vector<int> stages;
@@ -78,11 +116,50 @@ class Witness {
   }
 
   TrainingRun run_;
-  std::ofstream file_;
 };
 
 }  // namespace
 }  // namespace chaski
+
+// Between the program and MPI.
+extern "C" {
+
+int PMPIX_Comm_iagree(MPI_Comm comm, int* flag, MPI_Request* request);
+
+int MPI_Isend(const void* data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm,
+              MPI_Request* request) {
+  chaski::fate.call();
+  return PMPI_Isend(data, count, type, to, tag, comm, request);
+}
+
+int MPI_Irecv(void* data, int count, MPI_Datatype type, int from, int tag, MPI_Comm comm,
+              MPI_Request* request) {
+  chaski::fate.call();
+  return PMPI_Irecv(data, count, type, from, tag, comm, request);
+}
+
+int MPI_Iallreduce(const void* from, void* to, int count, MPI_Datatype type, MPI_Op op,
+                   MPI_Comm comm, MPI_Request* request) {
+  chaski::fate.call();
+  return PMPI_Iallreduce(from, to, count, type, op, comm, request);
+}
+
+int MPI_Ibarrier(MPI_Comm comm, MPI_Request* request) {
+  chaski::fate.call();
+  return PMPI_Ibarrier(comm, request);
+}
+
+int MPIX_Comm_iagree(MPI_Comm comm, int* flag, MPI_Request* request) {
+  chaski::fate.call();
+  return PMPIX_Comm_iagree(comm, flag, request);
+}
+
+int MPI_Test(MPI_Request* request, int* done, MPI_Status* status) {
+  chaski::fate.test();
+  return PMPI_Test(request, done, status);
+}
+
+}  // extern "C"
 
 int main(int argc, char** argv) {
   using namespace chaski;

@@ -34,10 +34,10 @@ SETTINGS = [
 class Run:
     """A launch under mpirun, of which single processes are killed."""
 
-    def __init__(self, command, environment=()):
+    def __init__(self, command, program, environment=()):
         launcher = command.index("-n")
         command[launcher:launcher] = ["--with-ft", "ulfm"]
-        program = command.index("train") - 1
+        program = command.index(str(program))
         command[program:program] = ["env", *environment]
         self.started = subprocess.Popen(command, env=launch_environment(), text=True, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, start_new_session=True)
@@ -75,7 +75,7 @@ class KilledProcess(TrainingCase):
         self.witnesses = self.directory / f"{name}-witnesses"
         self.witnesses.mkdir()
         return Run(self.command(name, self.witnesses, processes=PROCESSES, settings=[*SETTINGS, *settings],
-                                program=DRILL), environment)
+                                program=DRILL), DRILL, environment)
 
     def lines_of(self, rank):
         return rows_of(self.witnesses / f"{rank}.jsonl")
@@ -127,21 +127,45 @@ class KilledProcess(TrainingCase):
 
     def test_at_moments_drawn_by_lot(self):
         lot = random.Random(SEED)
-        moments = {}
         for number in range(KILLS):
             victim, step, part = number % PROCESSES, lot.randint(1, STEPS - 10), lot.random()
             with self.subTest(number=number, victim=victim, step=step, part=part):
-                name = f"run-{number}"
+                name = f"lot-{number}"
                 run = self.launch(name)
-                begin = time.monotonic()
                 self.wait_until(lambda: len(self.lines_of(victim)) >= 2, run, "first step")
                 begin = time.monotonic()
                 self.wait_until(lambda: len(self.lines_of(victim)) > step, run, f"step {step}")
                 # A part of about one step.
                 time.sleep(part * (time.monotonic() - begin) / step)
                 killed = self.kill(run, victim)
-                moments[number] = self.judge(name, run, victim, killed)
-        print(f"the last commits: {list(moments.values())}")
+                self.judge(name, run, victim, killed)
+
+    def test_in_calls_of_mpi_drawn_by_lot(self):
+        """A collective that the victim has begun may have ended for some of the others."""
+        lot = random.Random(SEED)
+        for number in range(KILLS):
+            victim, call, tests = number % PROCESSES, lot.randint(1, 800), lot.randint(0, 12)
+            with self.subTest(number=number, victim=victim, call=call, tests=tests):
+                name = f"call-{number}"
+                run = self.launch(name, environment=[f"VICTIM={victim}:{call}:{tests}"])
+                self.wait_until(lambda: self.lines_of(victim) and "killed" in self.lines_of(victim)[-1], run, "death")
+                print(number, victim, call, tests, self.judge(name, run, victim, self.lines_of(victim)[-1]["killed"]))
+
+    def test_while_a_save_waits_for_the_victim(self):
+        """The second stage's shard is written but not reported; the next save waits for this one."""
+        victim = 2
+        for wait in (0.0, 0.5):  # the others compute the next step; they wait in the next save
+            with self.subTest(wait=wait):
+                name = f"save-{wait}"
+                run = self.launch(name, environment=[
+                    f"LD_PRELOAD={os.environ['STUCK_REPORT']}", "STUCK_REPORT=shard-00001-of-00002.h5.json"])
+                self.wait_until(lambda: len(self.lines_of(victim)) >= 1 + EVERY, run, "save")
+                time.sleep(wait)
+                killed = self.kill(run, victim)
+                steps = self.judge(name, run, victim, killed)
+                self.assertIn(steps, (EVERY, EVERY + 1) if wait == 0 else (2 * EVERY,))
+                left = [path.name for path in (self.directory / name / "checkpoints").iterdir()]
+                self.assertEqual(left, [], "a save that was given up leaves nothing")
 
 
 if __name__ == "__main__":

@@ -135,9 +135,15 @@ std::string StepRunner::locate_nonfinite(const BatchSource& source, std::int64_t
   return findings;
 }
 
-void StepRunner::abandon() noexcept {
-  membership_.communicator().revoke();
-  model_.abort();
+void StepRunner::agree_to_end(std::int64_t step) {
+  transaction_.begin(step, membership_.roster().version());
+  transaction_.agree({});
+}
+
+void StepRunner::give_up(std::int64_t step) noexcept {
+  // A collective that failed here may have ended well elsewhere: they went on, and wait for a vote.
+  if (transaction_.step() != step) transaction_.begin(step, membership_.roster().version());
+  transaction_.abort(StepFailure::peer);
 }
 
 }  // namespace chaski

@@ -47,8 +47,11 @@ class StepRunner {
   // that has any, naming rank and tensor; elsewhere empty.
   std::string locate_nonfinite(const BatchSource& source, std::int64_t targets);
 
-  // After a PeerFailure outside of run(): lets everybody know and drops what is in flight.
-  void abandon() noexcept;
+  // Instead of `step`, after the last one: all are done, or PeerFailure is thrown on all.
+  void agree_to_end(std::int64_t step);
+  // After a PeerFailure, in run() or since: lets everybody know, drops what is in flight, and has
+  // its part in giving up `step`, the next to be committed, which others may have begun.
+  void give_up(std::int64_t step) noexcept;
 
  private:
   StepOutcome run_open_step(const StepInput& input, const BatchSource& source);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <span>
 #include <stdexcept>
 
@@ -66,7 +66,7 @@ void TrainingRun::do_together(const std::function<void()>& work) {
 
 // Nothing that another process should do is waited for any longer.
 void TrainingRun::abandon() {
-  if (runner_ != nullptr) runner_->abandon();
+  if (runner_ != nullptr) runner_->give_up(progress_.steps);
   checkpoints_->abandon();
   record_pending();
 }
@@ -240,7 +240,16 @@ void TrainingRun::save() {
   saved_step_ = progress_.steps;
 }
 
+void TrainingRun::wait_for_saves() {
+  communicator().wait_until([this] {
+    if (!checkpoints_->busy()) return Progress::done;
+    communicator().throw_if_peer_died();
+    return Progress::none;
+  });
+}
+
 void TrainingRun::try_save() {
+  wait_for_saves();
   survive_failed_save([this] { checkpoints_->wait(); });
   survive_failed_save([this] { save(); });
 }
@@ -314,6 +323,7 @@ void TrainingRun::finish() {
   do_together([this] {
     save_last();
     report_memory();
+    runner_->agree_to_end(progress_.steps);
   });
   report_end();
 }
@@ -322,12 +332,14 @@ void TrainingRun::save_last() {
   // All save again what one of them could not, once nobody expects a part of the attempt before.
   const bool unsaved = saved_step_ != progress_.steps;
   if (communicator().all_reduce_max(unsaved ? 1.0 : 0.0) > 0.0) {
+    wait_for_saves();
     survive_failed_save([this] { checkpoints_->wait(); });
     communicator().barrier();
     checkpoints_->clear_attempt(progress_.steps);
     communicator().barrier();
     save();
   }
+  wait_for_saves();
   checkpoints_->wait();
   report_saves();
   communicator().barrier();
@@ -352,18 +364,22 @@ void TrainingRun::report_end() {
 }
 
 void TrainingRun::end_by(const CommunicationError& failure) {
-  // What was begun ends now, one way or the other; what then lies there is what there is.
-  survive_failed_save([this] { checkpoints_->wait(); });
-  report_saves();
-  const FoundCheckpoints found = find_checkpoints(checkpoints_->directory());
-  const std::string saved =
-      found.complete.empty()
-          ? "there is no checkpoint"
-          : fmt::format("the last checkpoint is of step {}", found.complete.front().step);
+  try {
+    checkpoints_->wait();
+  } catch (const std::runtime_error&) {
+    // It was given up; those before it are looked for.
+  }
+  // Known to everybody now, whoever noticed it first.
+  const std::vector<int> dead = communicator().dead_ranks();
+  const auto saved = find_checkpoints(checkpoints_->directory()).complete;
   throw std::runtime_error(fmt::format(
       "{}; the run ends after step {}; {}\nhint: a process or the network has failed; `chaski "
       "train CONFIG --resume auto` goes on from the last checkpoint",
-      first_line(failure.what()), progress_.steps, saved));
+      dead.empty() ? first_line(failure.what())
+                   : fmt::format("rank {} died", fmt::join(dead, ", ")),
+      progress_.steps,
+      saved.empty() ? "no checkpoint was saved"
+                    : fmt::format("the last checkpoint is of step {}", saved.front().step)));
 }
 
 }  // namespace chaski

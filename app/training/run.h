@@ -112,6 +112,8 @@ class TrainingRun {
   EvaluationResult validate();
   // With MoC; in the steps that are logged on the console what is to be known of the channels.
   nlohmann::ordered_json observe_channels(bool committed);
+  // Until no save of this process is in flight: one may wait for a process that has died.
+  void wait_for_saves();
   void save();
   // As save(), in mid-run: a failure is a warning, for the run has more to lose by ending, and the
   // next save may work.

@@ -1,5 +1,6 @@
 #include "app/training/run_checkpoints.h"
 
+#include <algorithm>
 #include <exception>
 #include <fmt/core.h>
 #include <stdexcept>
@@ -95,6 +96,11 @@ void RunCheckpoints::wait() {
 
 void RunCheckpoints::check() {
   for_each([](Shard& shard) { shard.writer->check(); });
+}
+
+bool RunCheckpoints::busy() const {
+  return std::any_of(shards_.begin(), shards_.end(),
+                     [](const auto& shard) { return shard.second.writer->busy(); });
 }
 
 void RunCheckpoints::clear_attempt(std::int64_t step) noexcept {

@@ -40,6 +40,7 @@ class RunCheckpoints {
   void before_update();
   void wait();
   void check();
+  bool busy() const;
   void clear_attempt(std::int64_t step) noexcept;
   // No save waits any longer for what another process should have written.
   void abandon() noexcept;

@@ -9,9 +9,9 @@
 #include <system_error>
 #include <thread>
 
+#include "kernels/device/clock.h"
 #include "kernels/device/cpu_memory.h"
 #include "kernels/device/rounding.h"
-#include "kernels/device/timer.h"
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif

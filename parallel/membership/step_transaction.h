@@ -47,6 +47,8 @@ class StepTransaction {
   // `drop_work` ends what is in flight and drops partial gradients (abort of executor and reducer).
   StepTransaction(Communicator& communicator, std::function<void()> drop_work);
 
+  // The step that was begun last; -1: none.
+  std::int64_t step() const { return step_; }
   // Throws std::logic_error when a step is open.
   void begin(std::int64_t step, int version);
   // Ends the step by a vote of all live processes. Throws PeerFailure on all of them when a process

@@ -11,6 +11,7 @@
 #include "app/plan/report.h"
 #include "app/step/batch_tensors.h"
 #include "app/step/step_runner.h"
+#include "tests/parallel/membership/roster_text.h"
 
 namespace chaski {
 namespace {

@@ -1,0 +1,172 @@
+"""A process of a run is killed, at moments drawn by lot and at chosen ones: whoever lives notices it soon, has the
+state of the last commit, and says so; resumed, the run comes to the same end.
+
+KILLS: how many launches with a victim drawn by lot (default 8, a minute in all); SEED: another lot.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+import unittest
+
+from harness import CHASKI, TrainingCase, descendants, kill_all, launch_environment
+
+DRILL = os.environ["DRILL"]
+KILLS = int(os.environ.get("KILLS", "8"))
+SEED = int(os.environ.get("SEED", "1"))
+PROCESSES = 4  # two replicas of two stages: ranks 0 and 1 host the first stage, 2 and 3 the second
+STEPS = 40
+EVERY = 2      # steps, checkpoints
+REPORTER = 0
+# From the death of a process to the others' knowing it. They need milliseconds, on a busy machine more.
+NOTICED_WITHIN = 8.0
+ENDED_WITHIN = 30.0
+SETTINGS = [
+    'model.ffn="moc"', "parallel.data=2", "parallel.pipeline=2", f"schedule.steps={STEPS}",
+    "evaluation.every=1", "evaluation.tokens=500", f"checkpoint.every={EVERY}", "checkpoint.keep=0",
+    "run.check_replicas=1", "run.threads=1", "log.every=1",
+]
+
+
+class Run:
+    """A launch under mpirun, of which single processes are killed."""
+
+    def __init__(self, command, program, environment=()):
+        launcher = command.index("-n")
+        command[launcher:launcher] = ["--with-ft", "ulfm"]
+        program = command.index(str(program))
+        command[program:program] = ["env", *environment]
+        self.started = subprocess.Popen(command, env=launch_environment(), text=True, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, start_new_session=True)
+
+    def end(self, limit):
+        """What it printed; None where it did not end in time and was killed."""
+        try:
+            return self.started.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            kill_all(self.started)
+            return None
+
+
+def rows_of(path):
+    """The whole lines of a file that is being written."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+class KilledProcess(TrainingCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        undisturbed = cls("setUp")
+        undisturbed.setUp()
+        run = undisturbed.launch("undisturbed")
+        out, err = run.end(120)
+        cls.states = [undisturbed.states_of(rank) for rank in range(PROCESSES)]
+        cls.rows = {row["step"]: row for row in undisturbed.metrics("undisturbed")}
+        if any(len(states) != STEPS for states in cls.states):
+            raise AssertionError(f"the undisturbed run did not end: {out}{err}")
+
+    def launch(self, name, settings=(), environment=()):
+        self.witnesses = self.directory / f"{name}-witnesses"
+        self.witnesses.mkdir()
+        return Run(self.command(name, self.witnesses, processes=PROCESSES, settings=[*SETTINGS, *settings],
+                                program=DRILL), DRILL, environment)
+
+    def lines_of(self, rank):
+        return rows_of(self.witnesses / f"{rank}.jsonl")
+
+    def states_of(self, rank):
+        """By steps, as they were after each."""
+        return {line["steps"]: line for line in self.lines_of(rank) if "steps" in line and "failure" not in line}
+
+    def wait_until(self, condition, run, what):
+        deadline = time.monotonic() + 60
+        while not condition():
+            if run.started.poll() is not None or time.monotonic() > deadline:
+                printed = run.end(0)
+                self.fail(f"no {what}: {printed}")
+            time.sleep(0.001)
+
+    def kill(self, run, victim):
+        os.kill(self.lines_of(victim)[0]["pid"], signal.SIGKILL)
+        return time.monotonic()
+
+    def judge(self, name, run, victim, killed):
+        printed = run.end(ENDED_WITHIN)
+        self.assertIsNotNone(printed, f"after {ENDED_WITHIN} s it still runs")
+        survivors = [rank for rank in range(PROCESSES) if rank != victim]
+        reached = set()
+        for rank in survivors:
+            with self.subTest(rank=rank):
+                last = self.lines_of(rank)[-1]
+                self.assertIn("failure", last, printed)
+                self.assertLess(last["seconds"] - killed, NOTICED_WITHIN)
+                reached.add((last["steps"], last["updates"]))
+                before = self.states[rank][last["steps"]]
+                for key in ("updates", "digests", "memory"):
+                    self.assertEqual(last[key], before[key], key)
+                for steps, state in self.states_of(rank).items():
+                    self.assertEqual(state, self.states[rank][steps])
+        self.assertEqual(len(reached), 1, f"the survivors are at {reached}")
+        steps = reached.pop()[0]
+        if victim != REPORTER:
+            self.check_metrics(name, steps)
+        return steps
+
+    def check_metrics(self, name, steps):
+        written = self.metrics(name)
+        self.assertEqual([row["step"] for row in written], list(range(1, steps + 1)))
+        for row in written:
+            for key in ("loss", "grad_norm"):
+                self.assertEqual(row[key], self.rows[row["step"]][key])
+
+    def test_at_moments_drawn_by_lot(self):
+        lot = random.Random(SEED)
+        for number in range(KILLS):
+            victim, step, part = number % PROCESSES, lot.randint(1, STEPS - 10), lot.random()
+            with self.subTest(number=number, victim=victim, step=step, part=part):
+                name = f"lot-{number}"
+                run = self.launch(name)
+                self.wait_until(lambda: len(self.lines_of(victim)) >= 2, run, "first step")
+                begin = time.monotonic()
+                self.wait_until(lambda: len(self.lines_of(victim)) > step, run, f"step {step}")
+                # A part of about one step.
+                time.sleep(part * (time.monotonic() - begin) / step)
+                killed = self.kill(run, victim)
+                self.judge(name, run, victim, killed)
+
+    def test_in_calls_of_mpi_drawn_by_lot(self):
+        """A collective that the victim has begun may have ended for some of the others."""
+        lot = random.Random(SEED)
+        for number in range(KILLS):
+            victim, call, tests = number % PROCESSES, lot.randint(1, 800), lot.randint(0, 12)
+            with self.subTest(number=number, victim=victim, call=call, tests=tests):
+                name = f"call-{number}"
+                run = self.launch(name, environment=[f"VICTIM={victim}:{call}:{tests}"])
+                self.wait_until(lambda: self.lines_of(victim) and "killed" in self.lines_of(victim)[-1], run, "death")
+                print(number, victim, call, tests, self.judge(name, run, victim, self.lines_of(victim)[-1]["killed"]))
+
+    def test_while_a_save_waits_for_the_victim(self):
+        """The second stage's shard is written but not reported; the next save waits for this one."""
+        victim = 2
+        for wait in (0.0, 0.5):  # the others compute the next step; they wait in the next save
+            with self.subTest(wait=wait):
+                name = f"save-{wait}"
+                run = self.launch(name, environment=[
+                    f"LD_PRELOAD={os.environ['STUCK_REPORT']}", "STUCK_REPORT=shard-00001-of-00002.h5.json"])
+                self.wait_until(lambda: len(self.lines_of(victim)) >= 1 + EVERY, run, "save")
+                time.sleep(wait)
+                killed = self.kill(run, victim)
+                steps = self.judge(name, run, victim, killed)
+                self.assertIn(steps, (EVERY, EVERY + 1) if wait == 0 else (2 * EVERY,))
+                left = [path.name for path in (self.directory / name / "checkpoints").iterdir()]
+                self.assertEqual(left, [], "a save that was given up leaves nothing")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

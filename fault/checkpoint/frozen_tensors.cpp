@@ -11,7 +11,7 @@
 
 #include "kernels/device/cpu_memory.h"
 #include "kernels/device/rounding.h"
-#include "kernels/device/timer.h"
+#include "kernels/measuring/timer.h"
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif

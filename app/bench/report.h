@@ -43,7 +43,7 @@ template <typename Work>
 double timed(const Work& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return seconds_since(start);
 }
 
 // How much is measured. All series of a benchmark take turns in several rounds, so that what else

@@ -157,12 +157,11 @@ nlohmann::json profile_report(const Profile& profile, const ProfiledSteps& steps
 void print_profile(const nlohmann::json& parts) {
   ReportTable table({"part of the step", "ms", "share", "calls", "GFLOP/s", "of ceiling"});
   const auto if_there = [](const nlohmann::json& line, const char* key, int digits) {
-    return line.contains(key) ? fmt::format("{:.{}f}", line[key].get<double>(), digits) : "";
+    return line.contains(key) ? ReportLine(line).number(key, digits) : "";
   };
   for (const nlohmann::json& line : parts) {
-    table.add({line["part"].get<std::string>(),
-               fmt::format("{:.2f}", 1e3 * line["seconds"].get<double>()),
-               fmt::format("{:.4f}", line["share"].get<double>()),
+    const ReportLine cells(line);
+    table.add({cells.text("part"), cells.number("seconds", 2, 1e3), cells.number("share", 4),
                fmt::format("{:g}", line["calls"].get<double>()), if_there(line, "gflops", 0),
                if_there(line, "gemm_share", 3)});
   }

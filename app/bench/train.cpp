@@ -54,11 +54,10 @@ nlohmann::json measure(const Membership& membership, const BenchTrainOptions& op
   std::vector<double> seconds;
   double waited = 0.0;
   for (int step = 0; step < options.warmup_steps + options.steps; ++step) {
-    const auto start = std::chrono::steady_clock::now();
-    const StepOutcome outcome = training.step();
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    StepOutcome outcome;
+    const double elapsed = timed([&] { outcome = training.step(); });
     if (step < options.warmup_steps) continue;
-    seconds.push_back(elapsed.count());
+    seconds.push_back(elapsed);
     waited += outcome.communication_wait_seconds;
   }
   const std::int64_t peak_memory = peak_resident_bytes();

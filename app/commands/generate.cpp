@@ -15,6 +15,7 @@
 #include "app/job/device_choice.h"
 #include "data/tokenizer.h"
 #include "kernels/elementwise/elementwise.h"
+#include "kernels/measuring/timer.h"
 #include "model/decoder.h"
 
 namespace chaski {
@@ -110,10 +111,10 @@ void run_generate(const GenerateOptions& options) {
   Printer::write(prompt);
   const auto start = std::chrono::steady_clock::now();
   const std::int64_t generated = generate(options, decoder, logits, tokenizer);
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  const double seconds = seconds_since(start);
   if (options.quiet) return;
-  fmt::print(stderr, "{} tokens in {:.2f} s, {:.1f} tokens/s{}\n", generated, elapsed.count(),
-             static_cast<double>(generated) / elapsed.count(),
+  fmt::print(stderr, "{} tokens in {:.2f} s, {:.1f} tokens/s{}\n", generated, seconds,
+             static_cast<double>(generated) / seconds,
              decoder.position() == positions ? "; all positions of the model are used" : "");
 }
 

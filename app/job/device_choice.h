@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "app/config/config.h"
 #include "kernels/device/device.h"
@@ -45,6 +46,11 @@ DeviceChoice choose_device(const DeviceConfig& config, int num_gpus, int local_r
 DeviceChoice choose_device(const DeviceConfig& config, Communicator& communicator,
                            const DeviceWords& words = {});
 
+// As choose_device, for processes that train together, and so all on GPUs, one each, or all on
+// CPUs. Throws std::invalid_argument too where several GPUs are asked for and the program is built
+// without NCCL.
+DeviceChoice choose_job_device(const DeviceConfig& config, Communicator& communicator);
+
 // The config with nothing of [device] left open: as a run with this choice has it.
 TrainConfig settle_device(TrainConfig config, const DeviceChoice& choice);
 
@@ -53,6 +59,11 @@ std::string describe_device(Device& device);
 // The same and, where GPUs are there but not used, why.
 std::string describe_device(Device& device, const DeviceChoice& choice);
 std::string describe_precision(const DeviceChoice& choice);
+
+// What computes, in lines for the console: one for all the processes that say the same, with their
+// ranks and host where there are several. On rank `root`; empty elsewhere. All must call it.
+std::vector<std::string> describe_job_devices(Communicator& communicator, int root, Device& device,
+                                              const DeviceChoice& choice);
 
 // What commands without a config use: --device auto, cpu or cuda.
 void add_device_option(CLI::App& command, std::string& name);

@@ -7,7 +7,7 @@
 
 #include "app/config/stored_config.h"
 #include "app/console/version.h"
-#include "app/job/devices.h"
+#include "app/job/device_choice.h"
 #include "app/job/job.h"
 #include "app/plan/gemm_ceiling.h"
 #include "app/plan/memory_check.h"

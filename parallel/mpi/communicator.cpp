@@ -104,7 +104,8 @@ void Communicator::check(int code, const char* what, int peer) {
   broken_ = true;
   const std::string with = peer < 0 ? "all" : fmt::format("rank {}", peer);
   const std::string text = fmt::format("MPI: {} with {}: {}", what, with, error_text(code));
-  if (means_dead_peer(code)) throw_failure(text);
+  // A collective that meets a failure after its first round ends with an error of no class.
+  if (means_dead_peer(code) || is_revoked() || !dead_ranks().empty()) throw_failure(text);
   throw CommunicationError(text);
 }
 
@@ -165,13 +166,16 @@ bool Communicator::test(Request& request) {
   return done;
 }
 
-void Communicator::throw_if_revoked() {
-#ifdef OMPI_HAVE_MPI_EXT_FTMPI
+bool Communicator::is_revoked() const {
   int revoked = 0;
-  if (survives_failures() && MPIX_Comm_is_revoked(comm_, &revoked) == MPI_SUCCESS && revoked) {
-    throw_failure("MPI: a peer gave up this communicator");
-  }
+#ifdef OMPI_HAVE_MPI_EXT_FTMPI
+  if (survives_failures() && MPIX_Comm_is_revoked(comm_, &revoked) != MPI_SUCCESS) return false;
 #endif
+  return revoked != 0;
+}
+
+void Communicator::throw_if_revoked() {
+  if (is_revoked()) throw_failure("MPI: a peer gave up this communicator");
 }
 
 void Communicator::wait(Request& request) {

@@ -146,6 +146,7 @@ class Communicator {
   void adopt();
   // Lets MPI make progress on everything in flight.
   void progress();
+  bool is_revoked() const;
   void throw_if_revoked();
   [[noreturn]] void throw_failure(const std::string& text);
   void wait_until(const std::function<Progress()>& step, bool heed_revocation);

@@ -2,8 +2,8 @@
 // killed_process_test.py judges.
 //   killed_process_drill train CONFIG.toml [--set KEY=VALUE]… DIRECTORY
 // DIRECTORY/RANK.jsonl gets a line before the first step, one after each, and one of how it ended.
-// VICTIM=RANK:CALL:TESTS in the environment: that process kills itself once it has begun so many
-// messages and collectives since the first step began and, after that, tested so often whether one
+// VICTIM=RANK:COLLECTIVES:TESTS in the environment: that process kills itself once it has begun so
+// many collectives since the first step began and, after that, tested so often whether something
 // has ended.
 #include <chrono>
 #include <csignal>
@@ -32,20 +32,20 @@ double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Counts this process's calls of MPI, and at the chosen one ends it.
+// Counts what this process asks of MPI, and at the chosen moment ends it.
 class Fate {
  public:
   void begin() {
     int rank = -1;
     const char* const text = std::getenv("VICTIM");
-    if (text == nullptr || std::sscanf(text, "%d:%d:%d", &rank, &calls_, &tests_) != 3) return;
+    if (text == nullptr || std::sscanf(text, "%d:%d:%d", &rank, &collectives_, &tests_) != 3) return;
     armed_ = rank == mpi_session().rank();
   }
-  void call() {
-    if (armed_ && calls_ > 0) --calls_;
+  void collective() {
+    if (armed_ && collectives_ > 0) --collectives_;
   }
   void test() {
-    if (armed_ && calls_ == 0 && tests_-- == 0) {
+    if (armed_ && collectives_ == 0 && tests_-- == 0) {
       witness_ << Json{{"killed", seconds_now()}}.dump() << std::endl;
       kill(getpid(), SIGKILL);
     }
@@ -54,7 +54,7 @@ class Fate {
 
  private:
   bool armed_ = false;
-  int calls_ = 0;
+  int collectives_ = 0;
   int tests_ = 0;
   std::ofstream witness_;
 };
@@ -126,31 +126,19 @@ extern "C" {
 
 int PMPIX_Comm_iagree(MPI_Comm comm, int* flag, MPI_Request* request);
 
-int MPI_Isend(const void* data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm,
-              MPI_Request* request) {
-  chaski::fate.call();
-  return PMPI_Isend(data, count, type, to, tag, comm, request);
-}
-
-int MPI_Irecv(void* data, int count, MPI_Datatype type, int from, int tag, MPI_Comm comm,
-              MPI_Request* request) {
-  chaski::fate.call();
-  return PMPI_Irecv(data, count, type, from, tag, comm, request);
-}
-
 int MPI_Iallreduce(const void* from, void* to, int count, MPI_Datatype type, MPI_Op op,
                    MPI_Comm comm, MPI_Request* request) {
-  chaski::fate.call();
+  chaski::fate.collective();
   return PMPI_Iallreduce(from, to, count, type, op, comm, request);
 }
 
 int MPI_Ibarrier(MPI_Comm comm, MPI_Request* request) {
-  chaski::fate.call();
+  chaski::fate.collective();
   return PMPI_Ibarrier(comm, request);
 }
 
 int MPIX_Comm_iagree(MPI_Comm comm, int* flag, MPI_Request* request) {
-  chaski::fate.call();
+  chaski::fate.collective();
   return PMPIX_Comm_iagree(comm, flag, request);
 }
 

@@ -7,10 +7,12 @@ KILLS: how many launches with a victim drawn by lot (default 8, a minute in all)
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
 import unittest
+from pathlib import Path
 
 from harness import CHASKI, TrainingCase, descendants, kill_all, launch_environment
 
@@ -58,6 +60,15 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
+def process_of(mpirun, rank):
+    """Of a launch, by what mpirun tells its processes."""
+    for pid in descendants(mpirun):
+        told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"OMPI_COMM_WORLD_RANK={rank}".encode() in told:
+            return pid
+    raise AssertionError(f"no process of rank {rank}")
+
+
 class KilledProcess(TrainingCase):
     @classmethod
     def setUpClass(cls):
@@ -67,6 +78,7 @@ class KilledProcess(TrainingCase):
         run = undisturbed.launch("undisturbed")
         out, err = run.end(120)
         cls.states = [undisturbed.states_of(rank) for rank in range(PROCESSES)]
+        cls.undisturbed = undisturbed.directory / "undisturbed"
         cls.rows = {row["step"]: row for row in undisturbed.metrics("undisturbed")}
         if any(len(states) != STEPS for states in cls.states):
             raise AssertionError(f"the undisturbed run did not end: {out}{err}")
@@ -140,16 +152,16 @@ class KilledProcess(TrainingCase):
                 killed = self.kill(run, victim)
                 self.judge(name, run, victim, killed)
 
-    def test_in_calls_of_mpi_drawn_by_lot(self):
-        """A collective that the victim has begun may have ended for some of the others."""
+    def test_in_collectives_drawn_by_lot(self):
+        """One that the victim has begun may have ended for some of the others, who are in the next step."""
         lot = random.Random(SEED)
         for number in range(KILLS):
-            victim, call, tests = number % PROCESSES, lot.randint(1, 800), lot.randint(0, 12)
-            with self.subTest(number=number, victim=victim, call=call, tests=tests):
-                name = f"call-{number}"
-                run = self.launch(name, environment=[f"VICTIM={victim}:{call}:{tests}"])
+            victim, collectives, tests = number % PROCESSES, lot.randint(1, 200), lot.randint(0, 6)
+            with self.subTest(number=number, victim=victim, collectives=collectives, tests=tests):
+                name = f"collective-{number}"
+                run = self.launch(name, environment=[f"VICTIM={victim}:{collectives}:{tests}"])
                 self.wait_until(lambda: self.lines_of(victim) and "killed" in self.lines_of(victim)[-1], run, "death")
-                print(number, victim, call, tests, self.judge(name, run, victim, self.lines_of(victim)[-1]["killed"]))
+                self.judge(name, run, victim, self.lines_of(victim)[-1]["killed"])
 
     def test_while_a_save_waits_for_the_victim(self):
         """The second stage's shard is written but not reported; the next save waits for this one."""
@@ -163,9 +175,39 @@ class KilledProcess(TrainingCase):
                 time.sleep(wait)
                 killed = self.kill(run, victim)
                 steps = self.judge(name, run, victim, killed)
-                self.assertIn(steps, (EVERY, EVERY + 1) if wait == 0 else (2 * EVERY,))
+                self.assertIn(steps, range(EVERY, 2 * EVERY + 1) if wait == 0 else [2 * EVERY])
                 left = [path.name for path in (self.directory / name / "checkpoints").iterdir()]
                 self.assertEqual(left, [], "a save that was given up leaves nothing")
+
+    def test_train_says_so_and_goes_on_when_resumed(self):
+        lot = random.Random(SEED)
+        for victim in (REPORTER, 3):
+            with self.subTest(victim=victim):
+                name, step = f"train-{victim}", lot.randint(EVERY + 1, STEPS - 10)
+                run = Run(self.command(name, processes=PROCESSES, settings=SETTINGS), CHASKI)
+                self.wait_until(lambda: len(self.metrics_so_far(name)) >= step, run, f"step {step}")
+                os.kill(process_of(run.started.pid, victim), signal.SIGKILL)
+                printed = run.end(ENDED_WITHIN)
+                self.assertIsNotNone(printed, f"after {ENDED_WITHIN} s it still runs")
+                self.assertNotEqual(run.started.returncode, 0)
+                self.check_message(name, printed[1], victim)
+                self.train(name, "--resume", "auto", processes=PROCESSES, settings=SETTINGS)
+                self.check_metrics(name, STEPS)
+                self.assertEqual(self.weights(name), self.weights(self.undisturbed))
+
+    def check_message(self, name, printed, victim):
+        said = [line for line in printed.splitlines() if line.startswith(("chaski: error:", "hint:"))]
+        self.assertEqual(len(said), 2, printed)
+        match = re.fullmatch(rf"chaski: error: rank {victim} died; the run ends after step (\d+); "
+                             r"the last checkpoint is of step (\d+)", said[0])
+        self.assertIsNotNone(match, said[0])
+        self.assertIn("--resume auto", said[1])
+        ended, saved = map(int, match.groups())
+        written = len(self.metrics(name))
+        # The reporter may have died before it wrote what all had agreed on.
+        self.assertIn(ended - written, (0, 1) if victim == REPORTER else (0,))
+        latest = (self.directory / name / "checkpoints" / "latest").read_text().strip()
+        self.assertEqual(latest, f"step-{saved:08d}")
 
 
 if __name__ == "__main__":

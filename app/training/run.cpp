@@ -367,7 +367,8 @@ void TrainingRun::end_by(const PeerFailure& failure) {
   throw std::runtime_error(fmt::format(
       "{}; the run ends after step {}; {}\nhint: a process or the network has failed; `chaski "
       "train CONFIG --resume auto` goes on from the last checkpoint",
-      dead.empty() ? first_line(failure.what()) : fmt::format("rank {} died", fmt::join(dead, ", ")),
+      dead.empty() ? first_line(failure.what())
+                   : fmt::format("rank {} died", fmt::join(dead, ", ")),
       progress_.steps,
       saved.empty() ? "no checkpoint was saved"
                     : fmt::format("the last checkpoint is of step {}", saved.front().step)));

@@ -30,7 +30,8 @@ class RunCheckpoints {
  public:
   RunCheckpoints(const TrainConfig& config, int copy_threads);
 
-  // The stages that this process writes from now on; no save is in flight.
+  // The stages that this process writes from now on; no save is in flight. `membership`, which may
+  // become another, outlives this.
   void adopt(const Membership& membership, HostedModel& model);
 
   // As CheckpointWriter, for all of them; without any each is a no-op.

@@ -27,7 +27,7 @@ void require_written(FileSystem& files, const std::string& unfinished, const Sha
 }
 
 ShardInfo wait_for_report(FileSystem& files, const std::string& unfinished, const ShardInfo& own,
-                          int shard, int num_shards, const std::atomic<bool>& abandoned,
+                          int shard, int num_shards, const ShardPatience& patience,
                           std::chrono::steady_clock::time_point deadline) {
   const std::string path = join_path(unfinished, shard_report_name(shard, num_shards));
   const std::string failure = path + kFailedSuffix;
@@ -38,7 +38,9 @@ ShardInfo wait_for_report(FileSystem& files, const std::string& unfinished, cons
                                            read_whole_file(files, failure, kMaxReportBytes)));
     }
     require_written(files, unfinished, own);
-    if (abandoned) throw std::runtime_error(fmt::format("{}: is not waited for any longer", path));
+    patience.meanwhile();
+    if (patience.abandoned)
+      throw std::runtime_error(fmt::format("{}: is not waited for any longer", path));
     if (std::chrono::steady_clock::now() > deadline)
       throw std::runtime_error(fmt::format("{}: was not written in time", path));
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -84,7 +86,7 @@ std::vector<ShardInfo> gather_shards(FileSystem& files, const std::string& unfin
   std::vector<ShardInfo> shards{own};
   for (int shard = 1; shard < num_shards; ++shard)
     shards.push_back(
-        wait_for_report(files, unfinished, own, shard, num_shards, patience.abandoned, deadline));
+        wait_for_report(files, unfinished, own, shard, num_shards, patience, deadline));
   for (const ShardInfo& shard : shards) require_written(files, unfinished, shard);
   remove_all_but(files, unfinished, shards);
   return shards;

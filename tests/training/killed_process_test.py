@@ -199,6 +199,16 @@ class KilledProcess(TrainingCase):
                 left = [path.name for path in (self.directory / name / "checkpoints").iterdir()]
                 self.assertEqual(left, [], "a save that was given up leaves nothing")
 
+    def test_while_a_save_waits_in_the_step(self):
+        """With checkpoint.async = false."""
+        victim = 2
+        run = self.launch("save", ["checkpoint.async=false"], [
+            f"LD_PRELOAD={os.environ['STUCK_REPORT']}", "STUCK_REPORT=shard-00001-of-00002.h5.json"])
+        self.wait_until(lambda: len(self.lines_of(victim)) >= EVERY, run, "step before the save")
+        time.sleep(0.5)
+        killed = self.kill(run, victim)
+        self.assertEqual(self.judge("save", run, victim, killed), EVERY)
+
     def test_train_says_so_and_goes_on_when_resumed(self):
         lot = random.Random(SEED)
         for victim in (REPORTER, 3):

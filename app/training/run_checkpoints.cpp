@@ -62,6 +62,7 @@ void RunCheckpoints::adopt(const Membership& membership, HostedModel& model) {
     options.copy_threads = copy_threads_;
     options.shard = stage->stage;
     options.num_shards = membership.roster().num_stages();
+    options.while_waiting = [&membership] { membership.communicator().throw_if_peer_died(); };
     shard.writer = std::make_unique<CheckpointWriter>(directory_, options);
   }
   shards_ = std::move(shards);

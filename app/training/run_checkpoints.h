@@ -31,7 +31,7 @@ class RunCheckpoints {
   RunCheckpoints(const TrainConfig& config, int copy_threads);
 
   // The stages that this process writes from now on. Whoever calls it has waited for the saves in
-  // flight, whose stages may be gone.
+  // flight, whose stages may be gone. `membership`, which may become another, outlives this.
   void adopt(const Membership& membership, HostedModel& model);
 
   // As CheckpointWriter, for each of them, whatever happens to the others; the first error is

@@ -90,6 +90,7 @@ std::vector<ShardInfo> gather_shards(FileSystem& files, const std::string& unfin
     });
     if (missing.empty()) break;
     require_written(files, unfinished, own);
+    patience.meanwhile();
     const std::string path = join_path(unfinished, shard_report_name(missing.front(), num_shards));
     if (patience.abandoned)
       throw std::runtime_error(fmt::format("{}: is not waited for any longer", path));

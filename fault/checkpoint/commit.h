@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ std::string unfinished_path(const std::string& directory, std::int64_t step);
 struct ShardPatience {
   double timeout_seconds = 0.0;
   const std::atomic<bool>& abandoned;  // set by another thread: not any longer
+  std::function<void()> meanwhile;     // now and then; ends the waiting by what it throws
 };
 
 // Waits for the reports of the other shards' writers, leaves nothing but shards in the directory

@@ -81,7 +81,11 @@ struct CheckpointWriter::Implementation {
     }
     const std::vector<ShardInfo> shards =
         gather_shards(files, unfinished, info, options.num_shards,
-                      {.timeout_seconds = options.shard_timeout_seconds, .abandoned = abandoned});
+                      {.timeout_seconds = options.shard_timeout_seconds,
+                       .abandoned = abandoned,
+                       .meanwhile = [this] {
+                         if (!options.async) options.while_waiting();
+                       }});
     return commit_checkpoint(files, directory, metadata.step, shards);
   }
 

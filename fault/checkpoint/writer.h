@@ -28,6 +28,9 @@ struct CheckpointWriterOptions {
   int shard = 0;
   int num_shards = 1;
   double shard_timeout_seconds = 600.0;
+  // Where the caller itself waits for them (not async): called now and then; what it throws makes
+  // the save fail.
+  std::function<void()> while_waiting = [] {};
 };
 
 struct SaveReport {

@@ -191,6 +191,7 @@ void Communicator::progress() {
 
 void Communicator::throw_if_peer_died() {
   if (!survives_failures()) return;
+  throw_if_revoked();
   progress();
   if (!dead_ranks().empty()) throw_failure("MPI: the job has lost a process");
 }

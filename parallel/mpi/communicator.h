@@ -98,7 +98,8 @@ class Communicator {
   // and longer while it says none.
   void wait_until(const std::function<Progress()>& step) { wait_until(step, true); }
   // For whoever waits in wait_until() for something other than requests, which would tell him:
-  // throws PeerFailure when a process is known to be dead. Never where failures are not survived.
+  // throws PeerFailure when a process is known to be dead or has revoked the communicator. Never
+  // where failures are not survived.
   void throw_if_peer_died();
 
   // Collectives: every process must call them in the same order. Sums are in place, in an order

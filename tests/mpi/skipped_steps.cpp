@@ -2,6 +2,7 @@
 #include <cmath>
 #include <gtest/gtest.h>
 #include <limits>
+#include <new>
 #include <numeric>
 
 #include "app/job/mpi_session.h"
@@ -74,6 +75,18 @@ TEST_F(SkippedSteps, DoNotCountAsUpdates) {
   const Parameter& norm = parameters().at("model.norm.weight");  // begins as 1, does not decay
   for (std::int64_t i = 0; i < norm.value.num_elements(); ++i)
     EXPECT_NEAR(std::abs(norm.value.f32()[i] - 1.0f), 1e-2, 1e-4);
+}
+
+// The search for what is not finite may end by an error of its own.
+TEST_F(SkippedSteps, ASearchThatFailsLeavesTheModelUsable) {
+  {
+    StepRunner runner(membership_, model_, 1.0);
+    const auto no_memory = [](int, int) -> MicroBatch { throw std::bad_alloc(); };
+    EXPECT_THROW(runner.locate_nonfinite(no_memory, 1), std::bad_alloc);
+  }
+  // Gradients are reduced while the backward pass runs, as before.
+  for (const auto& stage : model_.stages()) EXPECT_EQ(stage->listener.target, stage->reducer.get());
+  EXPECT_TRUE(commits(0, 0));
 }
 
 }  // namespace

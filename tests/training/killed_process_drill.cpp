@@ -38,7 +38,8 @@ class Fate {
   void begin() {
     int rank = -1;
     const char* const text = std::getenv("VICTIM");
-    if (text == nullptr || std::sscanf(text, "%d:%d:%d", &rank, &collectives_, &tests_) != 3) return;
+    if (text == nullptr || std::sscanf(text, "%d:%d:%d", &rank, &collectives_, &tests_) != 3)
+      return;
     armed_ = rank == mpi_session().rank();
   }
   void collective() {

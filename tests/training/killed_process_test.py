@@ -1,7 +1,7 @@
 """A process of a run is killed, at moments drawn by lot and at chosen ones: whoever lives notices it soon, has the
 state of the last commit, and says so; resumed, the run comes to the same end.
 
-KILLS: how many launches with a victim drawn by lot (default 8, a minute in all); SEED: another lot.
+KILLS: how many launches with each way of drawing a victim by lot (default 5, a minute in all); SEED: another lot.
 """
 
 import json
@@ -17,11 +17,13 @@ from pathlib import Path
 from harness import CHASKI, TrainingCase, descendants, kill_all, launch_environment
 
 DRILL = os.environ["DRILL"]
-KILLS = int(os.environ.get("KILLS", "8"))
+KILLS = int(os.environ.get("KILLS", "5"))
 SEED = int(os.environ.get("SEED", "1"))
 PROCESSES = 4  # two replicas of two stages: ranks 0 and 1 host the first stage, 2 and 3 the second
 STEPS = 40
 EVERY = 2      # steps, checkpoints
+# The sums of the step, its vote, the comparison of the replicas, the evaluation, two of the channels' statistics.
+COLLECTIVES_OF_A_STEP = 6
 REPORTER = 0
 # From the death of a process to the others' knowing it. They need milliseconds, on a busy machine more.
 NOTICED_WITHIN = 8.0
@@ -31,6 +33,11 @@ SETTINGS = [
     "evaluation.every=1", "evaluation.tokens=500", f"checkpoint.every={EVERY}", "checkpoint.keep=0",
     "run.check_replicas=1", "run.threads=1", "log.every=1",
 ]
+
+STUCK_REPORT = os.environ.get("STUCK_REPORT", "")
+needs_stuck_report = unittest.skipUnless(STUCK_REPORT, "the library that holds a shard's report was not built")
+# The second stage's writer (rank 2) says that its shard is written, but is not heard.
+STUCK = [f"LD_PRELOAD={STUCK_REPORT}", "STUCK_REPORT=shard-00001-of-00002.h5.json"]
 
 
 class Run:
@@ -156,28 +163,56 @@ class KilledProcess(TrainingCase):
         """One that the victim has begun may have ended for some of the others, who are in the next step."""
         lot = random.Random(SEED)
         for number in range(KILLS):
-            victim, collectives, tests = number % PROCESSES, lot.randint(1, 200), lot.randint(0, 6)
+            victim, collectives, tests = (number + 1) % PROCESSES, lot.randint(1, 200), lot.randint(0, 3)
+            if number % 2 == 0:  # the last of a step
+                collectives += -collectives % COLLECTIVES_OF_A_STEP
             with self.subTest(number=number, victim=victim, collectives=collectives, tests=tests):
                 name = f"collective-{number}"
                 run = self.launch(name, environment=[f"VICTIM={victim}:{collectives}:{tests}"])
                 self.wait_until(lambda: self.lines_of(victim) and "killed" in self.lines_of(victim)[-1], run, "death")
                 self.judge(name, run, victim, self.lines_of(victim)[-1]["killed"])
 
+    def test_while_the_run_ends(self):
+        """All are done, or nobody is."""
+        for victim, collectives in ((3, 1), (1, 2), (2, 3), (1, 4), (3, 5)):
+            with self.subTest(victim=victim, collectives=collectives):
+                name = f"end-{victim}-{collectives}"
+                moment = STEPS * COLLECTIVES_OF_A_STEP + collectives
+                run = self.launch(name, environment=[f"VICTIM={victim}:{moment}:0"])
+                printed = run.end(2 * ENDED_WITHIN)
+                self.assertIsNotNone(printed, "it still runs")
+                self.assertIn("killed", self.lines_of(victim)[-1])
+                ends = [self.lines_of(rank)[-1] for rank in range(PROCESSES) if rank != victim]
+                if any("failure" in end for end in ends):
+                    self.assertEqual([end.get("steps") for end in ends], [STEPS] * len(ends), printed)
+                self.assertEqual(len({"failure" in end for end in ends}), 1, ends)
+                self.check_metrics(name, STEPS)
+
+    @needs_stuck_report
     def test_while_a_save_waits_for_the_victim(self):
         """The second stage's shard is written but not reported; the next save waits for this one."""
         victim = 2
         for wait in (0.0, 0.5):  # the others compute the next step; they wait in the next save
             with self.subTest(wait=wait):
                 name = f"save-{wait}"
-                run = self.launch(name, environment=[
-                    f"LD_PRELOAD={os.environ['STUCK_REPORT']}", "STUCK_REPORT=shard-00001-of-00002.h5.json"])
+                run = self.launch(name, environment=STUCK)
                 self.wait_until(lambda: len(self.lines_of(victim)) >= 1 + EVERY, run, "save")
                 time.sleep(wait)
                 killed = self.kill(run, victim)
                 steps = self.judge(name, run, victim, killed)
                 self.assertIn(steps, range(EVERY, 2 * EVERY + 1) if wait == 0 else [2 * EVERY])
-                left = [path.name for path in (self.directory / name / "checkpoints").iterdir()]
+                left = list((self.directory / name / "checkpoints").iterdir())
                 self.assertEqual(left, [], "a save that was given up leaves nothing")
+
+    @needs_stuck_report
+    def test_while_a_save_waits_in_the_step(self):
+        """With checkpoint.async = false."""
+        victim = 2
+        run = self.launch("save", ["checkpoint.async=false"], STUCK)
+        self.wait_until(lambda: len(self.lines_of(victim)) >= EVERY, run, "step before the save")
+        time.sleep(0.5)
+        killed = self.kill(run, victim)
+        self.assertEqual(self.judge("save", run, victim, killed), EVERY)
 
     def test_train_says_so_and_goes_on_when_resumed(self):
         lot = random.Random(SEED)

@@ -11,8 +11,7 @@ int rename(const char* from, const char* to) {
   if (next == NULL) next = (int (*)(const char*, const char*))dlsym(RTLD_NEXT, "rename");
   const char* const stuck = getenv("STUCK_REPORT");
   const size_t length = strlen(to);
-  if (stuck != NULL && length >= strlen(stuck) &&
-      strcmp(to + length - strlen(stuck), stuck) == 0) {
+  if (stuck != NULL && length >= strlen(stuck) && strcmp(to + length - strlen(stuck), stuck) == 0) {
     while (1) pause();
   }
   return next(from, to);

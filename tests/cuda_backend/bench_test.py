@@ -49,10 +49,11 @@ class Bench(unittest.TestCase):
             for name in ("embedding_backward", "add_rmsnorm_forward", "rmsnorm_backward", "rotary_forward",
                          "attention_forward", "attention_backward", "swiglu_backward", "cross_entropy", "adamw"):
                 self.assertIn(name, ops)
-            # Bytes by hand, for 10 tokens: x, y and weight of `computed` bytes, inverse norms of 4; logits of 4
-            # and their gradient; gradient, and weight and moments both ways, and the rounded weight.
+            # Bytes by hand, for 10 tokens: x, y and weight of `computed` bytes, inverse norms of 4; logits of 4,
+            # read twice, and their gradient, targets and losses of 4; gradient, and weight and moments both
+            # ways, and the rounded weight.
             self.assertEqual(ops["rmsnorm_forward"]["work"], computed * (2 * 10 * 128 + 128) + 4 * 10)
-            self.assertEqual(ops["cross_entropy"]["work"], (4 + computed) * 10 * 40)
+            self.assertEqual(ops["cross_entropy"]["work"], (2 * 4 + computed) * 10 * 40 + 2 * 4 * 10)
             self.assertEqual(ops["adamw"]["work"] / (ops["sum_of_squares"]["work"] / 4), adamw)
 
     def test_decoding(self):

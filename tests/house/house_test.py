@@ -76,6 +76,15 @@ class House(unittest.TestCase):
                 for room in lowest:
                     del below[room]
 
+    def test_cmake_looks_for_headers_of_others(self):
+        """A name that is a file here would never be found among a library's, which then counts as absent."""
+        ours = []
+        for path in (f for f in self.files if f.endswith("CMakeLists.txt")):
+            for name in re.findall(r"find_path\(\s*\w+ ([\w./]+)", (ROOT / path).read_text()):
+                if (ROOT / path).parent.joinpath(name).exists():
+                    ours.append(f"{path}: {name}")
+        self.assertEqual(ours, [])
+
     def test_paths_in_the_documentation_exist(self):
         known = set(self.files) | {str(p) + "/" for f in self.files for p in pathlib.PurePath(f).parents}
         folders = {name.split("/")[0] for name in known if "/" in name}
